@@ -1,0 +1,1 @@
+//! A `kube::Client` from a router, a kubeconfig or node credentials.

@@ -1,0 +1,204 @@
+//! The rules of each Kubernetes kind, as pure functions over JSON values.
+//!
+//! An object is a [`serde_json::Value`] everywhere in the API server. Typed structs would give away
+//! what upstream's answers depend on: which fields are written although empty, which numbers stay
+//! integers, which fields a client sent that the type does not know; and custom resources have no
+//! struct at all. `schema` gives the values their types back where they matter: strict decoding,
+//! protobuf, strategic merge, OpenAPI.
+//!
+//! A kind is one file with one [`Kind`] and one row in [`KINDS`]. Discovery, OpenAPI, Tables and the
+//! generic API tests follow from the row. This room decides; it never reads a clock, a store or a
+//! socket: the time that a row's age needs comes in as an argument.
+
+pub mod config_map;
+pub mod deployment;
+pub mod endpoint_slice;
+pub mod endpoints;
+pub mod event;
+pub mod event_v1;
+pub mod field;
+pub mod ingress;
+pub mod ingress_class;
+pub mod lease;
+pub mod namespace;
+pub mod node;
+pub mod pod;
+pub mod replica_set;
+pub mod runtime_class;
+pub mod secret;
+pub mod service;
+pub mod service_account;
+
+use serde_json::Value;
+
+use field::Errors;
+
+/// The static facts of one kind, as discovery tells them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KindInfo {
+    /// API group; empty for core.
+    pub group: &'static str,
+    pub version: &'static str,
+    pub kind: &'static str,
+    /// Resource name in URLs, e.g. `deployments`.
+    pub plural: &'static str,
+    pub singular: &'static str,
+    pub short_names: &'static [&'static str],
+    pub categories: &'static [&'static str],
+    pub namespaced: bool,
+    pub verbs: &'static [&'static str],
+    pub subresources: &'static [Subresource],
+    /// The Go type in OpenAPI form, e.g. `io.k8s.api.apps.v1.Deployment`: the key into `schema`.
+    pub schema: &'static str,
+    /// Where the store keeps its objects: `/registry/<storage>/…`. Kinds that are two views of one
+    /// object (core and `events.k8s.io` Events) share it.
+    pub storage: &'static str,
+    /// Upstream's `storageVersionHash` in legacy discovery.
+    pub storage_version_hash: &'static str,
+}
+
+/// A subresource as discovery tells it: `deployments/scale` has kind Scale of autoscaling/v1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subresource {
+    pub name: &'static str,
+    pub group: &'static str,
+    pub version: &'static str,
+    pub kind: &'static str,
+    pub verbs: &'static [&'static str],
+}
+
+/// Every built-in kind. The order is that of discovery: groups as upstream lists them.
+pub static KINDS: &[&dyn Kind] = &[
+    &pod::Pod,
+    &namespace::Namespace,
+    &node::Node,
+    &service::Service,
+    &endpoints::Endpoints,
+    &config_map::ConfigMap,
+    &secret::Secret,
+    &service_account::ServiceAccount,
+    &event::Event,
+    &event_v1::EventV1,
+    &lease::Lease,
+    &replica_set::ReplicaSet,
+    &deployment::Deployment,
+    &endpoint_slice::EndpointSlice,
+    &ingress::Ingress,
+    &ingress_class::IngressClass,
+    &runtime_class::RuntimeClass,
+];
+
+/// A column as the kinds' tables write it; the description is filled by the Table codec from the schema.
+pub const fn column(name: &'static str, kind: &'static str, format: &'static str, priority: i32) -> Column {
+    Column { name, kind, format, description: "", priority }
+}
+
+/// All verbs of an ordinary resource.
+pub const ALL_VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+/// A column of a kind's Table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Column {
+    pub name: &'static str,
+    /// OpenAPI type: `string`, `integer`, `date`, …
+    pub kind: &'static str,
+    /// `name` for the first column, else empty.
+    pub format: &'static str,
+    pub description: &'static str,
+    /// 0 is shown by default; higher only by `-o wide`.
+    pub priority: i32,
+}
+
+/// Where `spec.replicas`, `status.replicas` and the selector of a scalable kind are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScalePaths {
+    /// JSON pointers, e.g. `/spec/replicas`.
+    pub spec_replicas: &'static str,
+    pub status_replicas: &'static str,
+    /// Pointer to a LabelSelector, or to a plain map.
+    pub selector: &'static str,
+}
+
+/// The rules of one kind. Objects handed in have passed `schema`'s type check: known fields have
+/// their declared JSON types. Absent and null mean the same.
+///
+/// The order on create: `default` → admission → `prepare_create` → `validate`; on update:
+/// `default` → admission → `prepare_update` → `validate_update`. Object metadata is checked by
+/// `meta` for every kind; these functions see to the rest.
+pub trait Kind: Send + Sync + 'static {
+    fn info(&self) -> &'static KindInfo;
+
+    /// Fills in upstream's defaults. Idempotent.
+    fn default(&self, _object: &mut Value) {}
+
+    /// Resets what a client may not set at creation: mostly `status`; sets `metadata.generation` 1
+    /// where the kind counts generations.
+    fn prepare_create(&self, _object: &mut Value) {}
+
+    /// The main endpoint: takes `status` from `old`, bumps `metadata.generation` when `spec` changed.
+    fn prepare_update(&self, _new: &mut Value, _old: &Value) {}
+
+    /// The `/status` endpoint: takes everything but `status` (and what the kind excepts) from `old`.
+    fn prepare_status_update(&self, _new: &mut Value, _old: &Value) {}
+
+    fn validate(&self, _object: &Value) -> Errors {
+        Errors::default()
+    }
+
+    /// Validity of `new` and of the change from `old`.
+    fn validate_update(&self, new: &Value, _old: &Value) -> Errors {
+        self.validate(new)
+    }
+
+    fn validate_status_update(&self, _new: &Value, _old: &Value) -> Errors {
+        Errors::default()
+    }
+
+    /// Texts for `Warning: 299` headers.
+    fn warnings(&self, _new: &Value, _old: Option<&Value>) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// The kind of `metadata.name` rule: see `meta`.
+    fn name_rule(&self) -> NameRule {
+        NameRule::DnsSubdomain
+    }
+
+    fn columns(&self) -> &'static [Column];
+
+    /// One cell a column; `now` is what ages count to.
+    fn row(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value>;
+
+    /// Field selectors beyond `metadata.name` and `metadata.namespace`, with this object's values.
+    fn selectable(&self, _object: &Value) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    /// The names of `selectable`'s fields, for refusing unknown ones.
+    fn selectable_names(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn scale(&self) -> Option<ScalePaths> {
+        None
+    }
+
+    /// Which `propagationPolicy` a DELETE without one means: `Background` for most kinds; upstream
+    /// orphans only in legacy versions.
+    fn graceful_delete_seconds(&self, _object: &Value, _requested: Option<i64>) -> Option<i64> {
+        None
+    }
+}
+
+/// What `metadata.name` must look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameRule {
+    /// RFC 1123 subdomain.
+    DnsSubdomain,
+    /// RFC 1123 label (namespaces).
+    DnsLabel,
+    /// RFC 1035 label (services).
+    Dns1035Label,
+    /// Any path segment (RBAC).
+    PathSegment,
+}

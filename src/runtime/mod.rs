@@ -1,0 +1,165 @@
+//! Running containers. A runtime knows images, processes, memory and calls; it knows no Kubernetes.
+//!
+//! The node agent resolves a pod to a [`SandboxSpec`] and [`ContainerSpec`]s; a [`Runtime`] runs each
+//! container once and says how it ended. Whether it runs again is the agent's decision (restart
+//! policy, back-off), so that every runtime heals the same way. [`wasm`] is the shared wasmtime host.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+
+use crate::wire::{HttpService, Outbound};
+
+/// An image on this machine: the module's file and what it is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageSource {
+    /// As the pod wrote it, e.g. `hello:1`.
+    pub reference: String,
+    pub path: PathBuf,
+    /// `sha256:…` of the file's bytes.
+    pub digest: String,
+}
+
+/// An image made ready to start: compiled and linked. Cheap to clone, shared by all pods that use it.
+pub trait Image: Send + Sync + 'static {
+    fn digest(&self) -> &str;
+    fn as_any(&self) -> &dyn std::any::Any;
+}
+
+/// What all containers of a pod share.
+#[derive(Clone)]
+pub struct SandboxSpec {
+    pub uid: String,
+    pub namespace: String,
+    pub name: String,
+    pub hostname: String,
+    pub ip: IpAddr,
+    /// Bytes that all instances of all containers may hold together; `None`: the runtime's default.
+    pub memory_limit: Option<u64>,
+    /// The guests' way out.
+    pub outbound: Arc<dyn Outbound>,
+}
+
+/// A directory that a container sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    pub host: PathBuf,
+    pub guest: String,
+    pub read_only: bool,
+}
+
+/// Where a container's output goes. Called from the guest's thread: must not block.
+pub trait Output: Send + Sync + 'static {
+    fn write(&self, stream: Stream, bytes: &[u8]);
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    Stdout,
+    Stderr,
+}
+
+#[derive(Clone)]
+pub struct ContainerSpec {
+    pub name: String,
+    pub image: Arc<dyn Image>,
+    /// argv: the command's name first.
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub mounts: Vec<Mount>,
+    /// Bytes over all instances of this container; `None`: only the pod's limit holds.
+    pub memory_limit: Option<u64>,
+    /// Thousandths of a core; `None`: unlimited.
+    pub cpu_limit_millis: Option<u64>,
+    pub output: Arc<dyn Output>,
+}
+
+/// Where a container is in its one life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunState {
+    Running { started_at: SystemTime },
+    Exited(Exit),
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// 0 for success; 137 when killed or out of memory; 134 for a trap; else the guest's own.
+    pub code: i32,
+    /// `Completed`, `Error` or `OOMKilled`, as Kubernetes says it.
+    pub reason: &'static str,
+    /// In words: the trap and its demangled backtrace, or which limit was hit and by how much.
+    pub message: String,
+    pub started_at: SystemTime,
+    pub finished_at: SystemTime,
+}
+
+/// What a container has used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub cpu: Duration,
+    pub memory_bytes: u64,
+}
+
+/// Why an image cannot be run; the node shows the text in an event and a container state.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// Not a module or component, or one that uses what this host does not have: `ErrImagePull`-like.
+    #[error("{0}")]
+    Invalid(String),
+    /// The file could not be read.
+    #[error("cannot read {path}: {source}")]
+    Unreadable { path: PathBuf, source: std::io::Error },
+}
+
+/// Why a container did not start (`CreateContainerError`, `RunContainerError`).
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An import that nothing provides, with the version found and the nearest one offered.
+    #[error("{0}")]
+    MissingImport(String),
+    #[error("{0}")]
+    Other(String),
+}
+
+/// One way of running containers.
+#[async_trait::async_trait]
+pub trait Runtime: Send + Sync + 'static {
+    /// The `handler` of its RuntimeClass: `wasm`, `docker`.
+    fn name(&self) -> &'static str;
+
+    /// What `status.nodeInfo.containerRuntimeVersion` says, e.g. `wasmtime://48.0.8`.
+    fn version(&self) -> String;
+
+    /// Makes an image ready (compiles it, or finds it compiled). May take long; never on a serving thread.
+    async fn prepare(&self, source: &ImageSource) -> Result<Arc<dyn Image>, ImageError>;
+
+    /// A pod's surroundings. Dropping the sandbox kills what still runs in it.
+    async fn sandbox(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, StartError>;
+}
+
+/// A pod on this node.
+#[async_trait::async_trait]
+pub trait Sandbox: Send + Sync + 'static {
+    /// Starts a container's one life. Called again after it ended, for a restart: then it must be quick.
+    async fn start(&self, spec: &ContainerSpec) -> Result<Arc<dyn Container>, StartError>;
+}
+
+/// A container in its one life.
+#[async_trait::async_trait]
+pub trait Container: Send + Sync + 'static {
+    /// Its state now and each change of it.
+    fn state(&self) -> watch::Receiver<RunState>;
+
+    /// The HTTP handler it exports (`wasi:http/incoming-handler`); `None` for commands.
+    fn http(&self) -> Option<Arc<dyn HttpService>>;
+
+    /// Takes no new calls, lets those in flight finish within `grace`, then interrupts what is left.
+    /// Returns when it has exited.
+    async fn stop(&self, grace: Duration);
+
+    fn usage(&self) -> Usage;
+}

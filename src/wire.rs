@@ -1,0 +1,85 @@
+//! The nouns that rooms hand to each other when a request travels: the body, the call, its failures.
+//!
+//! A leaf: it imports no other room, so that [`crate::runtime`] (which serves calls) and
+//! [`crate::network`] (which routes them) need not know each other.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+
+/// Any error, boxed; what a body fails with.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A streaming request or response body. It is polled by one task at a time, hence not `Sync`.
+pub type HttpBody = UnsyncBoxBody<Bytes, BoxError>;
+
+/// Something that answers HTTP requests: a running container, or a remote peer.
+#[async_trait::async_trait]
+pub trait HttpService: Send + Sync + 'static {
+    /// Answers one request. Implementations stream; they never collect a whole body.
+    async fn call(&self, request: Request<HttpBody>) -> Result<Response<HttpBody>, CallError>;
+}
+
+/// Why a call got no answer, sorted by what the caller may do next.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The request never reached a guest. It is handed back whole, so that another endpoint may take it.
+    #[error("not delivered: {reason}")]
+    Undelivered { reason: String, request: Box<Request<HttpBody>> },
+    /// The peer has no room for the call: answer 503 with `Retry-After`.
+    #[error("overloaded, retry after {retry_after:?}")]
+    Overloaded { retry_after: Duration },
+    /// The call took longer than it may.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    /// The request reached the guest, which may have acted on it; it must not be repeated blindly.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Which pod makes an outgoing call; what policies and logs need to know of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    pub namespace: Arc<str>,
+    pub pod: Arc<str>,
+    pub ip: IpAddr,
+}
+
+/// The deadlines of one outgoing call, as `wasi:http` request options give them.
+#[derive(Debug, Clone, Copy)]
+pub struct CallTimeouts {
+    pub connect: Duration,
+    pub first_byte: Duration,
+    pub between_bytes: Duration,
+}
+
+/// Why an outgoing call of a guest failed; each maps to one `wasi:http` error code.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboundError {
+    #[error("no such host: {0}")]
+    UnknownHost(String),
+    #[error("denied: {0}")]
+    Denied(String),
+    #[error("connection refused: {0}")]
+    Refused(String),
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// The way out for guests: resolves Service names and hosts and makes the call.
+#[async_trait::async_trait]
+pub trait Outbound: Send + Sync + 'static {
+    /// `request`'s URI is absolute (`http://cart/items`).
+    async fn send(
+        &self,
+        caller: &Caller,
+        request: Request<HttpBody>,
+        timeouts: CallTimeouts,
+    ) -> Result<Response<HttpBody>, OutboundError>;
+}
