@@ -1,1 +1,3 @@
 //! The apiserver room.
+
+pub mod auth;

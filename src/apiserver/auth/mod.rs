@@ -1,0 +1,53 @@
+//! Who is asking, and may they?
+//!
+//! Identity comes from a verified client certificate (`CN` is the name, each `O` a group), or from a
+//! bearer token ([`tokens`]); the listener ([`super::serve`]) puts it into the request as a [`User`]
+//! extension, which no header can forge. Callers inside the process get theirs from the layer that
+//! their client was built with.
+
+pub mod pki;
+pub mod tokens;
+
+use std::sync::Arc;
+
+/// The identity behind a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    pub name: Arc<str>,
+    pub groups: Vec<Arc<str>>,
+}
+
+/// The group that may do everything.
+pub const MASTERS: &str = "system:masters";
+/// The group of node agents; a member's name is `system:node:<node>`.
+pub const NODES: &str = "system:nodes";
+/// The group of holders of a join token; they may ask for a node certificate and nothing else.
+pub const BOOTSTRAPPERS: &str = "system:bootstrappers";
+const AUTHENTICATED: &str = "system:authenticated";
+
+impl User {
+    /// A user with these groups, who is also authenticated.
+    pub fn new(name: &str, groups: &[&str]) -> Self {
+        let groups = groups.iter().copied().chain([AUTHENTICATED]).map(Arc::from).collect();
+        Self { name: name.into(), groups }
+    }
+
+    /// The server's own parts: controllers and scheduler.
+    pub fn server() -> Self {
+        Self::new("system:coracle", &[MASTERS])
+    }
+
+    /// Whoever brings no credentials.
+    pub fn anonymous() -> Self {
+        Self { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()] }
+    }
+
+    pub fn in_group(&self, group: &str) -> bool {
+        self.groups.iter().any(|g| &**g == group)
+    }
+
+    /// The node that this user is the agent of.
+    pub fn node(&self) -> Option<&str> {
+        if self.in_group(NODES) { self.name.strip_prefix("system:node:") } else { None }
+    }
+}
