@@ -1,3 +1,4 @@
 //! The apiserver room.
 
 pub mod auth;
+pub mod serve;

@@ -28,7 +28,10 @@ async fn front() -> (StatusCode, String) {
     let banner = std::env::var("BANNER").unwrap_or_else(|_| "Welcome".to_owned());
     let pod = std::env::var("HOSTNAME").unwrap_or_default();
     match call(Method::GET, "http://cart/").await {
-        Ok(prices) => (StatusCode::OK, format!("{banner} (storefront {VERSION}, {pod})\n\n{prices}\nbuy: /buy?items=apple,pear\n")),
+        Ok(prices) => (
+            StatusCode::OK,
+            format!("{banner} (storefront {VERSION}, {pod})\n\n{prices}\nbuy: /buy?items=apple,pear\n"),
+        ),
         Err(error) => (StatusCode::BAD_GATEWAY, format!("cart: {error}\n")),
     }
 }
