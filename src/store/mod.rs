@@ -5,10 +5,25 @@
 //! holds, for every backend, is in the contract suite: an acknowledged durable write survives
 //! `kill -9`; the revision only rises, across crashes too; a watch has no gap, no duplicate and no
 //! reordering and equals list + replay; no compare-and-swap succeeds on a stale revision.
+//!
+//! The way of a write: `sequencer` decides it in memory, in one order for all; the backend makes it
+//! durable (one sync for everything that waits); `feed` shows it to readers and watchers, in the same
+//! order. [`RedbStore`] keeps it on disk, [`MemoryStore`] forgets.
+
+mod feed;
+mod memory;
+mod redb;
+mod sequencer;
+mod state;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+
+pub use feed::Watch;
+pub use memory::MemoryStore;
+pub use redb::{OpenError, RedbStore};
+pub use state::Retention;
 
 /// A stored value. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +131,3 @@ pub trait Store: Send + Sync + 'static {
     /// Syncs what is eventual and stops the backend.
     async fn close(&self);
 }
-
-/// A running watch. Dropping it ends it.
-pub struct Watch {}
