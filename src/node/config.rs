@@ -1,0 +1,63 @@
+//! What a node is told when it starts. Everything else it learns from the API.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use http::Uri;
+use ipnet::IpNet;
+
+/// The configuration of one node, checked by whoever made it (the command line).
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// `metadata.name` of its Node object.
+    pub name: String,
+    /// Private to this node: volumes, logs, caches.
+    pub data_dir: PathBuf,
+    /// Where image references are looked up.
+    pub images_dir: PathBuf,
+    /// The addresses its pods get; written to `spec.podCIDR`.
+    pub pod_cidr: IpNet,
+    /// The node's own address, `InternalIP` in its status.
+    pub address: IpAddr,
+    /// Where the node's own HTTP API listens; port 0 takes any free one, the status says which.
+    pub listen: SocketAddr,
+    /// Where the ingress listens; `None`: this node takes no ingress traffic.
+    pub ingress: Option<SocketAddr>,
+    /// The ClusterIPs.
+    pub service_cidr: IpNet,
+    /// Who the node is, towards the API server and those who call it.
+    pub tls: NodeTls,
+    /// The API server's URL, for the presence stream, which must be a connection of its own. `None`
+    /// (a server in the same process, or another Kubernetes): the Lease alone says that the node lives.
+    pub server: Option<Uri>,
+    /// The name after which guests' short names are completed, `cluster.local` by default.
+    pub cluster_domain: String,
+    /// Labels beside the well-known ones.
+    pub labels: BTreeMap<String, String>,
+    /// How many pods the node takes.
+    pub max_pods: u32,
+}
+
+impl NodeConfig {
+    /// The default of `max_pods`: what one host process is built to hold.
+    pub const MAX_PODS: u32 = 10_000;
+
+    /// The default of `cluster_domain`.
+    pub const CLUSTER_DOMAIN: &str = "cluster.local";
+}
+
+/// The node's certificate, which serves both as its client and its server certificate. All PEM.
+#[derive(Clone)]
+pub struct NodeTls {
+    /// The cluster's authority: signs the API server's certificate and those of the node API's callers.
+    pub ca_pem: String,
+    pub cert_pem: String,
+    pub key_pem: String,
+}
+
+impl std::fmt::Debug for NodeTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("NodeTls { .. }")
+    }
+}
