@@ -61,8 +61,18 @@ pub struct FieldError {
     /// Upstream's notation: `spec.containers[0].name`, `metadata.labels[a]`.
     pub path: String,
     /// The offending value, where the text shows one.
-    pub value: Option<Value>,
+    pub value: Shown,
     pub detail: String,
+}
+
+/// How an error shows the offending value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Shown {
+    /// As JSON; strings in Go's quotes, and an absent value as `null`.
+    Json(Value),
+    /// As it stands here. Upstream marshals its own structs, whose fields have another order and
+    /// other names than the object's JSON.
+    Text(String),
 }
 
 impl FieldError {
@@ -72,9 +82,11 @@ impl FieldError {
         let shows_value =
             !matches!(self.reason, Reason::Required | Reason::Forbidden | Reason::TooLong | Reason::Internal);
         if shows_value {
+            text.push_str(": ");
             match &self.value {
-                None => text.push_str(": null"),
-                Some(value) => text.push_str(&format!(": {value}")),
+                Shown::Json(Value::String(value)) => text.push_str(&quote(value)),
+                Shown::Json(value) => text.push_str(&value.to_string()),
+                Shown::Text(value) => text.push_str(value),
             }
         }
         if !self.detail.is_empty() {
@@ -83,6 +95,30 @@ impl FieldError {
         }
         text
     }
+}
+
+/// A string in double quotes as Go's `%q` writes it.
+pub fn quote(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => quoted.push_str("\\\""),
+            '\\' => quoted.push_str("\\\\"),
+            '\u{7}' => quoted.push_str("\\a"),
+            '\u{8}' => quoted.push_str("\\b"),
+            '\u{b}' => quoted.push_str("\\v"),
+            '\u{c}' => quoted.push_str("\\f"),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            c if (c as u32) < 0x80 && c.is_control() => quoted.push_str(&format!("\\x{:02x}", c as u32)),
+            c if c.is_control() => quoted.push_str(&format!("\\u{:04x}", c as u32)),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 impl fmt::Display for FieldError {
@@ -106,7 +142,26 @@ impl Errors {
 
     /// Adds an error as it is; the other methods are short for it.
     pub fn push(&mut self, reason: Reason, path: impl Into<String>, value: Option<Value>, detail: impl Into<String>) {
+        let value = Shown::Json(value.unwrap_or(Value::Null));
         self.0.push(FieldError { reason, path: path.into(), value, detail: detail.into() });
+    }
+
+    /// [`Errors::push`] with a value that is shown as the given text.
+    pub fn push_text(
+        &mut self,
+        reason: Reason,
+        path: impl Into<String>,
+        shown: impl Into<String>,
+        detail: impl Into<String>,
+    ) {
+        self.0.push(FieldError { reason, path: path.into(), value: Shown::Text(shown.into()), detail: detail.into() });
+    }
+
+    /// One `invalid` for each message.
+    pub fn invalid_each(&mut self, at: &Field<'_>, messages: Vec<String>) {
+        for message in messages {
+            self.invalid(at, message);
+        }
     }
 
     pub fn required(&mut self, at: &Field<'_>, detail: impl Into<String>) {
@@ -117,17 +172,21 @@ impl Errors {
         self.push(Reason::Invalid, &at.path, Some(at.value.clone()), detail);
     }
 
+    /// `invalid` for a string field, absence of which upstream cannot tell from "".
+    pub fn invalid_str(&mut self, at: &Field<'_>, detail: impl Into<String>) {
+        self.push(Reason::Invalid, &at.path, Some(at.str_value()), detail);
+    }
+
     /// `invalid` that shows another value than the field's own (upstream shows "" for an absent string).
     pub fn invalid_value(&mut self, at: &Field<'_>, value: impl Into<Value>, detail: impl Into<String>) {
         self.push(Reason::Invalid, &at.path, Some(value.into()), detail);
     }
 
+    /// The supported values are listed in the order given: upstream sorts where it keeps a set, and
+    /// does not where it keeps a list.
     pub fn not_supported(&mut self, at: &Field<'_>, supported: &[&str]) {
-        let mut names: Vec<_> = supported.iter().map(|s| format!("{s:?}")).collect();
-        names.sort();
-        let detail = format!("supported values: {}", names.join(", "));
         let value = if at.value.is_null() { Value::from("") } else { at.value.clone() };
-        self.push(Reason::NotSupported, &at.path, Some(value), detail);
+        self.push(Reason::NotSupported, &at.path, Some(value), supported_values(supported));
     }
 
     pub fn duplicate(&mut self, at: &Field<'_>) {
@@ -150,6 +209,12 @@ impl Errors {
     pub fn not_found(&mut self, at: &Field<'_>) {
         self.push(Reason::NotFound, &at.path, Some(at.value.clone()), "");
     }
+}
+
+/// The detail of a `NotSupported` error.
+pub fn supported_values(supported: &[&str]) -> String {
+    let names: Vec<_> = supported.iter().map(|name| quote(name)).collect();
+    format!("supported values: {}", names.join(", "))
 }
 
 /// A place in an object: its path and the value there (`Null` where absent).
@@ -211,6 +276,11 @@ impl<'a> Field<'a> {
     /// The string here, or "".
     pub fn str(&self) -> &'a str {
         self.value.as_str().unwrap_or("")
+    }
+
+    /// The string here as a list of errors shows it: an absent string is `""`.
+    pub fn str_value(&self) -> Value {
+        Value::from(self.str())
     }
 
     pub fn int(&self) -> Option<i64> {

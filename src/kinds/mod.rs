@@ -20,14 +20,18 @@ pub mod field;
 pub mod ingress;
 pub mod ingress_class;
 pub mod lease;
+pub mod meta;
+pub mod names;
 pub mod namespace;
 pub mod node;
 pub mod pod;
+pub mod quantity;
 pub mod replica_set;
 pub mod runtime_class;
 pub mod secret;
 pub mod service;
 pub mod service_account;
+pub mod time;
 
 use serde_json::Value;
 
