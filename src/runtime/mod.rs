@@ -2,7 +2,10 @@
 //!
 //! The node agent resolves a pod to a [`SandboxSpec`] and [`ContainerSpec`]s; a [`Runtime`] runs each
 //! container once and says how it ended. Whether it runs again is the agent's decision (restart
-//! policy, back-off), so that every runtime heals the same way. [`wasm`] is the shared wasmtime host.
+//! policy, back-off), so that every runtime heals the same way. [`wasm`] is the shared wasmtime host;
+//! [`fake`] is a runtime whose containers do what a test tells them.
+
+pub mod fake;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -75,6 +78,34 @@ pub struct ContainerSpec {
     /// Thousandths of a core; `None`: unlimited.
     pub cpu_limit_millis: Option<u64>,
     pub output: Arc<dyn Output>,
+    /// How instances answer calls; `InstancePolicy::default()` unless the pod asks otherwise.
+    pub instances: InstancePolicy,
+}
+
+/// How the instances of an HTTP container are made, kept and bounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InstancePolicy {
+    /// Requests that one instance answers, one after the other, before it is thrown away. 1: each
+    /// request has an instance of its own, so that nothing of one call is left for the next.
+    pub max_requests_per_instance: u32,
+    /// Calls in flight in this container; beyond it the answer is [`crate::wire::CallError::Overloaded`].
+    pub max_concurrent: usize,
+    /// How long an instance that may be used again is kept without work.
+    pub idle_timeout: Duration,
+    /// From the request to the head of the response, and again for what the guest does after the
+    /// response's end. A response that streams may take longer.
+    pub request_timeout: Duration,
+}
+
+impl Default for InstancePolicy {
+    fn default() -> Self {
+        Self {
+            max_requests_per_instance: 1,
+            max_concurrent: 1024,
+            idle_timeout: Duration::from_secs(1),
+            request_timeout: Duration::from_secs(30),
+        }
+    }
 }
 
 /// Where a container is in its one life.
@@ -100,8 +131,16 @@ pub struct Exit {
 /// What a container has used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
+    /// Processor time of the guest and of the host's work on its behalf.
     pub cpu: Duration,
+    /// Linear memories and tables of all live instances.
     pub memory_bytes: u64,
+    /// How long the container was held back by its CPU limit.
+    pub throttled: Duration,
+    /// Live instances.
+    pub instances: u64,
+    /// Calls answered or failed.
+    pub calls: u64,
 }
 
 /// Why an image cannot be run; the node shows the text in an event and a container state.
