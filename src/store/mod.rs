@@ -16,6 +16,11 @@ mod redb;
 mod sequencer;
 mod state;
 
+#[cfg(test)]
+mod contract;
+#[cfg(test)]
+mod crash;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
