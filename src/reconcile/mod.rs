@@ -20,11 +20,17 @@ mod changes;
 mod cluster;
 mod events;
 mod key;
+mod queue;
+mod reconciler;
 mod shared;
 mod store;
+mod write;
 
 pub use changes::{Change, Changes};
 pub use cluster::{Cluster, Selection};
 pub use events::{EventKind, Recorder};
 pub use key::{ObjectKey, owner_uid};
+pub use queue::Queue;
+pub use reconciler::{Plan, Reconciler, Step, execute, run, work};
 pub use shared::{Shared, Watched};
+pub use write::{Action, Note, ResourceType, Write, WriteError, delete_options};
