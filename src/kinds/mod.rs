@@ -31,7 +31,9 @@ pub mod runtime_class;
 pub mod secret;
 pub mod service;
 pub mod service_account;
+pub mod tidy;
 pub mod time;
+pub mod workload;
 
 use serde_json::Value;
 

@@ -1,8 +1,10 @@
 //! Namespace of `v1`.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{Column, Kind, KindInfo, Subresource, column};
+use super::meta::{self, object_mut};
+use super::tidy::{fill_conditions, set_default_zero, tidy};
+use super::{Column, Kind, KindInfo, NameRule, Subresource, column};
 
 pub struct Namespace;
 
@@ -33,6 +35,57 @@ impl Kind for Namespace {
         &INFO
     }
 
+    fn default(&self, object: &mut Value) {
+        label_with_name(object);
+        object_mut(object, "spec").retain(|_, value| !meta::is_empty(value));
+        object_mut(object, "status");
+        tidy(&mut object["status"], "status");
+        let status = object_mut(object, "status");
+        set_default_zero(status, "phase", "Active");
+        fill_conditions(status, &["lastTransitionTime"]);
+    }
+
+    /// The finalizer keeps a namespace until everything in it is gone.
+    fn prepare_create(&self, object: &mut Value) {
+        label_with_name(object);
+        object["status"] = json!({"phase": "Active"});
+        let finalizers = object_mut(object, "spec").entry("finalizers").or_insert_with(|| json!([]));
+        let Some(finalizers) = finalizers.as_array_mut() else { return };
+        if !finalizers.iter().any(|finalizer| finalizer == "kubernetes") {
+            finalizers.push("kubernetes".into());
+        }
+    }
+
+    /// The main endpoint changes neither status nor finalizers: the latter have `/finalize`.
+    fn prepare_update(&self, new: &mut Value, old: &Value) {
+        meta::take_from(new, old, "status");
+        let finalizers = &old["spec"]["finalizers"];
+        let spec = object_mut(new, "spec");
+        match finalizers.is_null() {
+            true => spec.remove("finalizers"),
+            false => spec.insert("finalizers".to_owned(), finalizers.clone()),
+        };
+    }
+
+    fn prepare_status_update(&self, new: &mut Value, old: &Value) {
+        meta::take_from(new, old, "spec");
+    }
+
+    fn name_rule(&self) -> NameRule {
+        NameRule::DnsLabel
+    }
+
+    fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
+        vec![
+            ("status.phase", object["status"]["phase"].as_str().unwrap_or("").to_owned()),
+            ("name", meta::text(object, "name").to_owned()),
+        ]
+    }
+
+    fn selectable_names(&self) -> &'static [&'static str] {
+        &["status.phase", "name"]
+    }
+
     fn columns(&self) -> &'static [Column] {
         COLUMNS
     }
@@ -40,4 +93,17 @@ impl Kind for Namespace {
     fn row(&self, _object: &Value, _now: jiff::Timestamp) -> Vec<Value> {
         vec![Value::Null; COLUMNS.len()]
     }
+}
+
+/// Selectors of namespaces can name one by its label.
+fn label_with_name(object: &mut Value) {
+    let name = meta::text(object, "name").to_owned();
+    if name.is_empty() {
+        return;
+    }
+    let labels = meta::metadata_mut(object).entry("labels").or_insert_with(|| json!({}));
+    if !labels.is_object() {
+        *labels = json!({});
+    }
+    labels["kubernetes.io/metadata.name"] = name.into();
 }

@@ -1,7 +1,11 @@
-//! Pod of `v1`.
+//! Pod of `v1`: the facts, and how its rules hang together. The rules are in the files below it.
 
-use serde_json::Value;
+pub mod defaults;
+pub mod qos;
 
+use serde_json::{Value, json};
+
+use super::meta::{self, object_mut};
 use super::{ALL_VERBS, Column, Kind, KindInfo, Subresource, column};
 
 pub struct Pod;
@@ -43,6 +47,45 @@ impl Kind for Pod {
         &INFO
     }
 
+    fn default(&self, object: &mut Value) {
+        defaults::pod(object);
+    }
+
+    fn prepare_create(&self, object: &mut Value) {
+        meta::start_generation(object);
+        let spec = object_mut(object, "spec");
+        defaults::service_account(spec);
+        let gated = spec.get("schedulingGates").is_some_and(|gates| !meta::is_empty(gates));
+        let mut status = json!({"phase": "Pending", "qosClass": qos::class(&object["spec"])});
+        if gated {
+            status["conditions"] = json!([scheduling_gated()]);
+        }
+        object["status"] = status;
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value) {
+        defaults::service_account(object_mut(new, "spec"));
+        meta::take_from(new, old, "status");
+        let changed = !meta::same(&new["spec"], &old["spec"]);
+        meta::carry_generation(new, old, changed);
+    }
+
+    /// Owner references stay too: an agent that sends back what it read must not undo an adoption.
+    fn prepare_status_update(&self, new: &mut Value, old: &Value) {
+        meta::take_from(new, old, "spec");
+        meta::carry_generation(new, old, false);
+        let owners = &old["metadata"]["ownerReferences"];
+        let metadata = meta::metadata_mut(new);
+        match owners.is_null() {
+            true => metadata.remove("ownerReferences"),
+            false => metadata.insert("ownerReferences".to_owned(), owners.clone()),
+        };
+        let qos = &old["status"]["qosClass"];
+        if new["status"]["qosClass"].is_null() && !qos.is_null() {
+            object_mut(new, "status").insert("qosClass".to_owned(), qos.clone());
+        }
+    }
+
     fn columns(&self) -> &'static [Column] {
         COLUMNS
     }
@@ -50,4 +93,56 @@ impl Kind for Pod {
     fn row(&self, _object: &Value, _now: jiff::Timestamp) -> Vec<Value> {
         vec![Value::Null; COLUMNS.len()]
     }
+
+    fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
+        let (spec, status) = (&object["spec"], &object["status"]);
+        let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
+        vec![
+            ("spec.nodeName", text(&spec["nodeName"])),
+            ("spec.restartPolicy", text(&spec["restartPolicy"])),
+            ("spec.schedulerName", text(&spec["schedulerName"])),
+            ("spec.serviceAccountName", text(&spec["serviceAccountName"])),
+            ("spec.hostNetwork", spec["hostNetwork"].as_bool().unwrap_or(false).to_string()),
+            ("status.phase", text(&status["phase"])),
+            ("status.podIP", text(&status["podIP"])),
+            ("status.nominatedNodeName", text(&status["nominatedNodeName"])),
+        ]
+    }
+
+    fn selectable_names(&self) -> &'static [&'static str] {
+        &[
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.serviceAccountName",
+            "spec.hostNetwork",
+            "status.phase",
+            "status.podIP",
+            "status.nominatedNodeName",
+        ]
+    }
+
+    /// The request's seconds, else the pod's; nothing to wait for where no node runs it or it is over.
+    fn graceful_delete_seconds(&self, object: &Value, requested: Option<i64>) -> Option<i64> {
+        let (spec, status) = (&object["spec"], &object["status"]);
+        let over = matches!(status["phase"].as_str(), Some("Failed" | "Succeeded"));
+        if over || spec["nodeName"].as_str().is_none_or(str::is_empty) {
+            return Some(0);
+        }
+        let seconds = requested.or(spec["terminationGracePeriodSeconds"].as_i64()).unwrap_or(30);
+        // A negative period asks for the least that there is.
+        Some(if seconds < 0 { 1 } else { seconds })
+    }
+}
+
+/// The condition of a pod that must not be scheduled yet. Its time is filled on writing.
+fn scheduling_gated() -> Value {
+    json!({
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "SchedulingGated",
+        "message": "Scheduling is blocked due to non-empty scheduling gates",
+        "lastProbeTime": null,
+        "lastTransitionTime": null,
+    })
 }

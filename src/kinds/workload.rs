@@ -1,0 +1,111 @@
+//! What Deployments and ReplicaSets have in common: a selector, a template, a count.
+
+use serde_json::{Map, Value};
+
+use super::field::{Errors, Field};
+use super::tidy;
+
+/// `matchLabels` and `matchExpressions` as one selector string; `<none>` for no selector at all.
+///
+/// Requirements come sorted by key, as upstream's parser sorts them.
+pub fn selector_text(selector: &Value) -> String {
+    let Some(_) = selector.as_object() else { return "<none>".to_owned() };
+    let mut parts: Vec<(String, String)> = Vec::new();
+    for (key, value) in selector["matchLabels"].as_object().into_iter().flatten() {
+        parts.push((key.clone(), format!("{key}={}", value.as_str().unwrap_or(""))));
+    }
+    for requirement in selector["matchExpressions"].as_array().into_iter().flatten() {
+        let key = requirement["key"].as_str().unwrap_or("").to_owned();
+        let mut values: Vec<&str> =
+            requirement["values"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        values.sort_unstable();
+        let text = match requirement["operator"].as_str().unwrap_or("") {
+            "In" => format!("{key} in ({})", values.join(",")),
+            "NotIn" => format!("{key} notin ({})", values.join(",")),
+            "Exists" => key.clone(),
+            "DoesNotExist" => format!("!{key}"),
+            _ => return "<error>".to_owned(),
+        };
+        parts.push((key, text));
+    }
+    parts.sort_by(|a, b| a.0.cmp(&b.0));
+    if parts.is_empty() {
+        return "<none>".to_owned();
+    }
+    parts.into_iter().map(|(_, text)| text).collect::<Vec<_>>().join(",")
+}
+
+/// Names and images of a template's containers, each joined by commas.
+pub fn containers_text(pod_spec: &Value) -> (String, String) {
+    let joined = |field: &str| {
+        let containers = pod_spec["containers"].as_array().into_iter().flatten();
+        containers.map(|container| container[field].as_str().unwrap_or("")).collect::<Vec<_>>().join(",")
+    };
+    (joined("name"), joined("image"))
+}
+
+/// Drops counts of zero from a status, but for those in `kept`, which are written always.
+pub fn tidy_status(object: &mut Value, kept: &[&str]) {
+    let status = super::meta::object_mut(object, "status");
+    let mut whole = Value::Object(std::mem::take(status));
+    tidy::tidy(&mut whole, "status");
+    if let Value::Object(map) = whole {
+        *status = map;
+    }
+    status.retain(|name, value| kept.contains(&name.as_str()) || value.as_i64() != Some(0));
+    for name in kept {
+        tidy::set_default(status, name, 0);
+    }
+}
+
+/// Whether a LabelSelector selects these labels. An invalid requirement selects nothing.
+pub fn selects(selector: &Value, labels: &Value) -> bool {
+    let empty = Map::new();
+    let labels = labels.as_object().unwrap_or(&empty);
+    let equal = |(key, value): (&String, &Value)| labels.get(key) == Some(value);
+    let matches = |requirement: &Value| {
+        let found = labels.get(requirement["key"].as_str().unwrap_or(""));
+        let values = requirement["values"].as_array().map(Vec::as_slice).unwrap_or_default();
+        match requirement["operator"].as_str().unwrap_or("") {
+            "In" => found.is_some_and(|value| values.contains(value)),
+            "NotIn" => found.is_none_or(|value| !values.contains(value)),
+            "Exists" => found.is_some(),
+            "DoesNotExist" => found.is_none(),
+            _ => false,
+        }
+    };
+    selector["matchLabels"].as_object().into_iter().flatten().all(equal)
+        && selector["matchExpressions"].as_array().into_iter().flatten().all(matches)
+}
+
+/// `0 <= field`, in upstream's words.
+pub fn non_negative(errors: &mut Errors, field: &Field<'_>) {
+    if field.int().is_some_and(|number| number < 0) {
+        errors.invalid(field, "must be greater than or equal to 0");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn selectors_as_text() {
+        assert_eq!(selector_text(&Value::Null), "<none>");
+        assert_eq!(selector_text(&json!({})), "<none>");
+        let selector = json!({"matchLabels": {"b": "1"}, "matchExpressions": [
+            {"key": "a", "operator": "In", "values": ["y", "x"]}, {"key": "c", "operator": "DoesNotExist"}]});
+        assert_eq!(selector_text(&selector), "a in (x,y),b=1,!c");
+    }
+
+    #[test]
+    fn selectors_select() {
+        let selector = json!({"matchLabels": {"a": "1"}, "matchExpressions": [
+            {"key": "b", "operator": "NotIn", "values": ["x"]}]});
+        assert!(selects(&selector, &json!({"a": "1"})));
+        assert!(!selects(&selector, &json!({"a": "1", "b": "x"})));
+        assert!(!selects(&selector, &json!({})));
+        assert!(selects(&json!({}), &Value::Null));
+    }
+}
