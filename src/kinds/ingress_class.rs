@@ -1,8 +1,13 @@
-//! IngressClass of `networking.k8s.io/v1`.
+//! IngressClass of `networking.k8s.io/v1`: which controller serves an Ingress.
 
 use serde_json::Value;
 
-use super::{ALL_VERBS, Column, Kind, KindInfo, column};
+use super::common::{carry_generation, immutable, invalid_all, or_empty, same, set_default, set_generation, text};
+use super::field::{Errors, Field};
+use super::{ALL_VERBS, Column, Kind, KindInfo, column, names, time};
+
+/// Upstream's limit on `spec.controller`.
+const MAX_CONTROLLER_BYTES: usize = 250;
 
 pub struct IngressClass;
 
@@ -34,11 +39,149 @@ impl Kind for IngressClass {
         &INFO
     }
 
+    fn default(&self, object: &mut Value) {
+        set_default(object, "spec", serde_json::json!({}));
+        if let Some(parameters) = object.pointer_mut("/spec/parameters") {
+            set_default(parameters, "scope", "Cluster");
+        }
+    }
+
+    fn prepare_create(&self, object: &mut Value) {
+        set_generation(object, 1);
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value) {
+        let changed = !same(new, old, "spec");
+        carry_generation(new, old, changed);
+    }
+
+    fn validate(&self, object: &Value) -> Errors {
+        let mut errors = Errors::default();
+        let spec = Field::root(object).get("spec");
+        let controller = spec.get("controller");
+        if controller.len() > MAX_CONTROLLER_BYTES {
+            errors.too_long(&controller, MAX_CONTROLLER_BYTES);
+        }
+        check_controller(&mut errors, &controller);
+        check_parameters(&mut errors, &spec.get("parameters"));
+        errors
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> Errors {
+        let mut errors = Errors::default();
+        let spec = Field::root(new).get("spec");
+        immutable(&mut errors, &spec.get("controller"), &old["spec"]["controller"]);
+        check_parameters(&mut errors, &spec.get("parameters"));
+        errors
+    }
+
     fn columns(&self) -> &'static [Column] {
         COLUMNS
     }
 
-    fn row(&self, _object: &Value, _now: jiff::Timestamp) -> Vec<Value> {
-        vec![Value::Null; COLUMNS.len()]
+    fn row(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+        let spec = Field::root(object).get("spec");
+        let parameters = spec.get("parameters");
+        let shown = match (parameters.exists(), parameters.get("apiGroup").str()) {
+            (false, _) => "<none>".to_owned(),
+            (true, "") => format!("{}/{}", parameters.get("kind").str(), parameters.get("name").str()),
+            (true, group) => format!("{}.{group}/{}", parameters.get("kind").str(), parameters.get("name").str()),
+        };
+        vec![
+            text(object, "/metadata/name").into(),
+            spec.get("controller").str().into(),
+            shown.into(),
+            time::object_age(object, now).into(),
+        ]
+    }
+}
+
+/// A path under a domain: `example.com/ingress-controller`.
+fn check_controller(errors: &mut Errors, controller: &Field<'_>) {
+    let value = controller.str();
+    if value.is_empty() {
+        errors.required(controller, "");
+        return;
+    }
+    let (domain, path) = match value.split_once('/') {
+        Some((domain, path)) if !domain.is_empty() && !path.is_empty() => (domain, path),
+        _ => {
+            errors.invalid(controller, "must be a domain-prefixed path (such as \"acme.io/foo\")");
+            return;
+        }
+    };
+    for message in names::dns1123_subdomain(domain) {
+        errors.invalid_value(controller, domain, message);
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric() || r"/\-._~%!$&'()*+,;=:".contains(c);
+    if !path.chars().all(plain) {
+        let detail = r"Invalid path (regex used for validation is '[A-Za-z0-9/\-._~%!$&'()*+,;=:]+')";
+        errors.invalid_value(controller, path, detail);
+    }
+}
+
+fn check_parameters(errors: &mut Errors, parameters: &Field<'_>) {
+    if !parameters.exists() {
+        return;
+    }
+    let (group, kind, name) = (parameters.get("apiGroup"), parameters.get("kind"), parameters.get("name"));
+    let (scope, namespace) = (parameters.get("scope"), parameters.get("namespace"));
+    if !group.is_empty() {
+        invalid_all(errors, &group, names::dns1123_subdomain(group.str()));
+    }
+    for part in [&kind, &name] {
+        if part.is_empty() {
+            errors.required(part, "");
+        } else {
+            invalid_all(errors, part, names::path_segment(part.str(), false));
+        }
+    }
+    match scope.str() {
+        "Cluster" if namespace.exists() => {
+            errors.forbidden(&namespace, "`parameters.scope` is set to 'Cluster'");
+        }
+        "Cluster" => {}
+        "Namespace" if namespace.is_empty() => {
+            errors.required(&namespace, "`parameters.scope` is set to 'Namespace'");
+        }
+        "Namespace" => invalid_all(errors, &namespace, names::dns1123_label(namespace.str())),
+        "" => errors.required(&scope, ""),
+        _ => {
+            let shown = or_empty(scope.value);
+            errors.not_supported(&Field { value: &shown, ..scope.clone() }, &["Cluster", "Namespace"]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_controller_is_a_path_under_a_domain() {
+        for (controller, error) in [
+            ("example.com/c", ""),
+            ("", "spec.controller: Required value"),
+            ("nodomain", "must be a domain-prefixed path"),
+            ("Bad/x", "a lowercase RFC 1123 subdomain"),
+            ("a.b/x y", "Invalid path"),
+        ] {
+            let found = IngressClass.validate(&json!({"spec": {"controller": controller}}));
+            match found.0.as_slice() {
+                [] => assert_eq!(error, "", "{controller}"),
+                [one] => assert!(!error.is_empty() && one.to_string().contains(error), "{one}"),
+                more => panic!("{controller}: {more:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn parameters_are_shown_with_their_group() {
+        let mut object = json!({"metadata": {"name": "n"}, "spec": {"controller": "a.b/c",
+            "parameters": {"apiGroup": "k.example.com", "kind": "P", "name": "x"}}});
+        IngressClass.default(&mut object);
+        assert!(IngressClass.validate(&object).is_empty());
+        assert_eq!(IngressClass.row(&object, jiff::Timestamp::UNIX_EPOCH)[2], "P.k.example.com/x");
     }
 }

@@ -10,6 +10,7 @@
 //! generic API tests follow from the row. This room decides; it never reads a clock, a store or a
 //! socket: the time that a row's age needs comes in as an argument.
 
+mod common;
 pub mod config_map;
 pub mod deployment;
 pub mod endpoint_slice;
@@ -183,6 +184,23 @@ pub trait Kind: Send + Sync + 'static {
     /// The names of `selectable`'s fields, for refusing unknown ones.
     fn selectable_names(&self) -> &'static [&'static str] {
         &[]
+    }
+
+    /// The form in which the store keeps `object`; for all kinds but Event's newer view the form it has.
+    /// The API server applies it to what it writes, after validation.
+    fn to_storage(&self, object: Value) -> Value {
+        object
+    }
+
+    /// The inverse of `to_storage`: what this kind shows of a stored object. The API server applies
+    /// it to everything it reads, watch events included.
+    fn from_storage(&self, object: Value) -> Value {
+        object
+    }
+
+    /// A deprecated kind's text for the `Warning: 299` header of every answer, reads included.
+    fn deprecation(&self) -> Option<&'static str> {
+        None
     }
 
     fn scale(&self) -> Option<ScalePaths> {

@@ -1,8 +1,9 @@
-//! ServiceAccount of `v1`.
+//! ServiceAccount of `v1`: a name that pods run under. Its tokens are made on demand, so the object
+//! holds hardly anything.
 
 use serde_json::Value;
 
-use super::{ALL_VERBS, Column, Kind, KindInfo, column};
+use super::{ALL_VERBS, Column, Kind, KindInfo, common::text, column, time};
 
 pub struct ServiceAccount;
 
@@ -33,7 +34,7 @@ impl Kind for ServiceAccount {
         COLUMNS
     }
 
-    fn row(&self, _object: &Value, _now: jiff::Timestamp) -> Vec<Value> {
-        vec![Value::Null; COLUMNS.len()]
+    fn row(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+        vec![text(object, "/metadata/name").into(), time::object_age(object, now).into()]
     }
 }
