@@ -1,11 +1,8 @@
-//! Small parts that several kinds share: table cells, generations, immutable fields.
+//! Small parts that several kinds share: reading by pointer, defaults, table cells.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::field::{Errors, Field};
-
-/// The detail of an error about a field that may not change.
-pub const IMMUTABLE: &str = "field is immutable";
+use super::meta;
 
 /// How many entries of a list a table cell shows before it says "+ n more...".
 const CELL_ITEMS: usize = 3;
@@ -20,9 +17,9 @@ pub fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
     object.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-/// Whether two places hold the same, absent and null being the same.
+/// Whether a field says the same in both objects.
 pub fn same(a: &Value, b: &Value, name: &str) -> bool {
-    a.get(name).unwrap_or(&Value::Null) == b.get(name).unwrap_or(&Value::Null)
+    meta::same(&a[name], &b[name])
 }
 
 /// Writes `value` under `name` unless something other than null is there already.
@@ -52,40 +49,6 @@ pub fn put(object: &mut Value, name: &str, value: Option<Value>) {
     }
 }
 
-/// Gives `new` the field `name` as it is in `old`; removes it where `old` has none.
-pub fn take_over(new: &mut Value, old: &Value, name: &str) {
-    put(new, name, old.get(name).cloned());
-}
-
-/// Sets `metadata.generation`.
-pub fn set_generation(object: &mut Value, generation: i64) {
-    if let Some(metadata) = object.get_mut("metadata") {
-        put(metadata, "generation", Some(generation.into()));
-    }
-}
-
-/// Counts the generation on from `old` where `changed`, else keeps it.
-pub fn carry_generation(new: &mut Value, old: &Value, changed: bool) {
-    let before = old.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
-    if before != 0 || changed {
-        set_generation(new, before + i64::from(changed));
-    }
-}
-
-/// Complains where `new` differs from `old`.
-pub fn immutable(errors: &mut Errors, new: &Field<'_>, old: &Value) {
-    if new.value != old {
-        errors.invalid(new, IMMUTABLE);
-    }
-}
-
-/// Adds one error for each of the messages that a name check returned.
-pub fn invalid_all(errors: &mut Errors, at: &Field<'_>, messages: Vec<String>) {
-    for message in messages {
-        errors.invalid(at, message);
-    }
-}
-
 /// The values of a cell that shows a few and counts the rest: `a,b,c + 2 more...`.
 pub fn some_of(values: &[String], none: &str) -> String {
     let shown = values.iter().take(CELL_ITEMS).map(String::as_str).collect::<Vec<_>>().join(",");
@@ -106,9 +69,4 @@ pub fn pairs(map: Option<&Value>) -> String {
         .collect();
     pairs.sort();
     if pairs.is_empty() { "<none>".to_owned() } else { pairs.join(",") }
-}
-
-/// An absent string as Go shows it in errors: "".
-pub fn or_empty(value: &Value) -> Value {
-    if value.is_null() { json!("") } else { value.clone() }
 }

@@ -4,12 +4,10 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
-use super::common::{
-    carry_generation, immutable, invalid_all, list, same, set_default, set_default_text, set_generation, some_of, text,
-};
+use super::common::{list, same, set_default, set_default_text, some_of, text};
 use super::endpoints::{PROTOCOLS, check_app_protocol, check_reachable};
 use super::field::{Errors, Field};
-use super::{ALL_VERBS, Column, Kind, KindInfo, column, names, time};
+use super::{ALL_VERBS, Column, Kind, KindInfo, column, meta, names, time};
 
 /// Upstream's limits.
 const MAX_ENDPOINTS: usize = 1000;
@@ -64,14 +62,14 @@ impl Kind for EndpointSlice {
     }
 
     fn prepare_create(&self, object: &mut Value) {
-        set_generation(object, 1);
+        meta::start_generation(object);
     }
 
     /// Labels count as content here: consumers find the slices of a Service by them.
     fn prepare_update(&self, new: &mut Value, old: &Value) {
         let content = ["addressType", "endpoints", "ports"].iter().any(|name| !same(new, old, name));
         let changed = content || !same(&new["metadata"], &old["metadata"], "labels");
-        carry_generation(new, old, changed);
+        meta::carry_generation(new, old, changed);
     }
 
     fn validate(&self, object: &Value) -> Errors {
@@ -92,7 +90,7 @@ impl Kind for EndpointSlice {
     fn validate_update(&self, new: &Value, old: &Value) -> Errors {
         let mut errors = Errors::default();
         let root = Field::root(new);
-        immutable(&mut errors, &root.get("addressType"), &old["addressType"]);
+        meta::immutable(&mut errors, &root.get("addressType"), &Field::root(old).get("addressType"));
         if !same(new, old, "endpoints") {
             check_endpoints(&mut errors, &root.get("endpoints"), root.get("addressType").str());
         }
@@ -147,11 +145,11 @@ fn check_endpoints(errors: &mut Errors, endpoints: &Field<'_>, address_type: &st
         }
         let node = endpoint.get("nodeName");
         if node.exists() {
-            invalid_all(errors, &node, names::dns1123_subdomain(node.str()));
+            errors.invalid_each(&node, names::dns1123_subdomain(node.str()));
         }
         let hostname = endpoint.get("hostname");
         if hostname.exists() {
-            invalid_all(errors, &hostname, names::dns1123_label(hostname.str()));
+            errors.invalid_each(&hostname, names::dns1123_label(hostname.str()));
         }
     }
 }
@@ -167,7 +165,7 @@ fn check_address(errors: &mut Errors, address: &Field<'_>, address_type: &str) {
         "IPv4" | "IPv6" => {
             let problems = names::ip_legacy(address.str());
             let parsed = names::parse_ip(address.str());
-            invalid_all(errors, address, problems);
+            errors.invalid_each(address, problems);
             if parsed.is_some_and(|ip| ip.is_ipv4() != (address_type == "IPv4")) {
                 errors.invalid(address, format!("must be an {address_type} address"));
             }
@@ -186,7 +184,7 @@ fn check_ports(errors: &mut Errors, ports: &Field<'_>) {
     for port in ports.items() {
         let (name, protocol) = (port.get("name"), port.get("protocol"));
         if !name.is_empty() {
-            invalid_all(errors, &name, names::dns1123_label(name.str()));
+            errors.invalid_each(&name, names::dns1123_label(name.str()));
         }
         if !seen.insert(name.str()) {
             errors.duplicate(&name);

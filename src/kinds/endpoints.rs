@@ -4,14 +4,14 @@
 
 use std::net::IpAddr;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::common::{invalid_all, list, set_default_text, some_of, text};
+use super::common::{list, set_default_text, some_of, text};
 use super::field::{Errors, Field};
 use super::{ALL_VERBS, Column, Kind, KindInfo, column, names, time};
 
 /// The protocols of a port.
-pub(super) const PROTOCOLS: &[&str] = &["TCP", "UDP", "SCTP"];
+pub(super) const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 
 pub struct Endpoints;
 
@@ -101,11 +101,11 @@ fn check_subset(errors: &mut Errors, subset: &Field<'_>) {
         check_ip(errors, &ip);
         let hostname = address.get("hostname");
         if !hostname.is_empty() {
-            invalid_all(errors, &hostname, names::dns1123_label(hostname.str()));
+            errors.invalid_each(&hostname, names::dns1123_label(hostname.str()));
         }
         let node = address.get("nodeName");
         if node.exists() {
-            invalid_all(errors, &node, names::dns1123_subdomain(node.str()));
+            errors.invalid_each(&node, names::dns1123_subdomain(node.str()));
         }
     }
     let ports = subset.get("ports");
@@ -119,7 +119,7 @@ fn check_port(errors: &mut Errors, port: &Field<'_>, name_required: bool) {
     if name_required && name.is_empty() {
         errors.required(&name, "");
     } else if !name.is_empty() {
-        invalid_all(errors, &name, names::dns1123_label(name.str()));
+        errors.invalid_each(&name, names::dns1123_label(name.str()));
     }
     for message in names::port_number(number.int().unwrap_or(0)) {
         errors.invalid_value(&number, number.int().unwrap_or(0), message);
@@ -138,7 +138,7 @@ pub(super) fn check_protocol(errors: &mut Errors, protocol: &Field<'_>) {
 
 pub(super) fn check_app_protocol(errors: &mut Errors, protocol: &Field<'_>) {
     if protocol.exists() {
-        invalid_all(errors, protocol, names::qualified_name(protocol.str()));
+        errors.invalid_each(protocol, names::qualified_name(protocol.str()));
     }
 }
 
@@ -175,6 +175,7 @@ pub(super) fn check_reachable(errors: &mut Errors, ip: &Field<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn a_cell_shows_three_sockets_and_counts_the_rest() {
@@ -184,16 +185,22 @@ mod tests {
         };
         assert_eq!(row(Value::Null), "<none>");
         assert_eq!(row(json!([{"addresses": [{"ip": "10.1.2.3"}], "ports": [{"port": 80}]}])), "10.1.2.3:80");
-        let two = json!([{"addresses": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}], "ports": [{"port": 80}, {"port": 81}]}]);
+        let two =
+            json!([{"addresses": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}], "ports": [{"port": 80}, {"port": 81}]}]);
         assert_eq!(row(two), "10.0.0.1:80,10.0.0.2:80,10.0.0.1:81 + 1 more...");
         assert_eq!(row(json!([{"addresses": [{"ip": "10.0.0.1"}]}])), "10.0.0.1");
     }
 
     #[test]
     fn addresses_that_reach_nobody_are_refused() {
-        for (ip, bad) in
-            [("10.1.2.3", false), ("127.64.0.2", false), ("0.0.0.0", true), ("169.254.1.1", true), ("224.0.0.5", true), ("x", true)]
-        {
+        for (ip, bad) in [
+            ("10.1.2.3", false),
+            ("127.64.0.2", false),
+            ("0.0.0.0", true),
+            ("169.254.1.1", true),
+            ("224.0.0.5", true),
+            ("x", true),
+        ] {
             let mut object = json!({"subsets": [{"addresses": [{"ip": ip}], "ports": [{"port": 80}]}]});
             Endpoints.default(&mut object);
             assert_eq!(!Endpoints.validate(&object).is_empty(), bad, "{ip}");
@@ -202,7 +209,8 @@ mod tests {
 
     #[test]
     fn several_ports_need_names() {
-        let mut object = json!({"subsets": [{"addresses": [{"ip": "10.1.2.3"}], "ports": [{"port": 0}, {"name": "b", "port": 2}]}]});
+        let mut object =
+            json!({"subsets": [{"addresses": [{"ip": "10.1.2.3"}], "ports": [{"port": 0}, {"name": "b", "port": 2}]}]});
         Endpoints.default(&mut object);
         let texts: Vec<String> = Endpoints.validate(&object).0.iter().map(ToString::to_string).collect();
         assert_eq!(

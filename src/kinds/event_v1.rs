@@ -5,10 +5,10 @@
 
 use serde_json::{Map, Value};
 
-use super::common::{immutable, set_default, text};
+use super::common::{set_default, text};
 use super::event::{self, Event};
 use super::field::{Errors, Field};
-use super::{ALL_VERBS, Column, Kind, KindInfo, NameRule, column};
+use super::{ALL_VERBS, Column, Kind, KindInfo, NameRule, column, meta};
 
 pub struct EventV1;
 
@@ -99,7 +99,7 @@ impl Kind for EventV1 {
         let root = Field::root(new);
         check_series(&mut errors, &root.get("series"));
         for name in FIXED {
-            immutable(&mut errors, &root.get(name), old.get(name).unwrap_or(&Value::Null));
+            meta::immutable(&mut errors, &root.get(name), &Field::root(old).get(name));
         }
         errors
     }

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::common::{carry_generation, immutable, invalid_all, or_empty, same, set_default, set_generation, text};
+use super::common::{same, set_default, text};
 use super::field::{Errors, Field};
-use super::{ALL_VERBS, Column, Kind, KindInfo, column, names, time};
+use super::{ALL_VERBS, Column, Kind, KindInfo, column, meta, names, time};
 
 /// Upstream's limit on `spec.controller`.
 const MAX_CONTROLLER_BYTES: usize = 250;
@@ -47,12 +47,12 @@ impl Kind for IngressClass {
     }
 
     fn prepare_create(&self, object: &mut Value) {
-        set_generation(object, 1);
+        meta::start_generation(object);
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value) {
         let changed = !same(new, old, "spec");
-        carry_generation(new, old, changed);
+        meta::carry_generation(new, old, changed);
     }
 
     fn validate(&self, object: &Value) -> Errors {
@@ -70,7 +70,7 @@ impl Kind for IngressClass {
     fn validate_update(&self, new: &Value, old: &Value) -> Errors {
         let mut errors = Errors::default();
         let spec = Field::root(new).get("spec");
-        immutable(&mut errors, &spec.get("controller"), &old["spec"]["controller"]);
+        meta::immutable(&mut errors, &spec.get("controller"), &Field::root(old).get("spec").get("controller"));
         check_parameters(&mut errors, &spec.get("parameters"));
         errors
     }
@@ -127,13 +127,13 @@ fn check_parameters(errors: &mut Errors, parameters: &Field<'_>) {
     let (group, kind, name) = (parameters.get("apiGroup"), parameters.get("kind"), parameters.get("name"));
     let (scope, namespace) = (parameters.get("scope"), parameters.get("namespace"));
     if !group.is_empty() {
-        invalid_all(errors, &group, names::dns1123_subdomain(group.str()));
+        errors.invalid_each(&group, names::dns1123_subdomain(group.str()));
     }
     for part in [&kind, &name] {
         if part.is_empty() {
             errors.required(part, "");
         } else {
-            invalid_all(errors, part, names::path_segment(part.str(), false));
+            errors.invalid_each(part, names::path_segment(part.str(), false));
         }
     }
     match scope.str() {
@@ -144,12 +144,9 @@ fn check_parameters(errors: &mut Errors, parameters: &Field<'_>) {
         "Namespace" if namespace.is_empty() => {
             errors.required(&namespace, "`parameters.scope` is set to 'Namespace'");
         }
-        "Namespace" => invalid_all(errors, &namespace, names::dns1123_label(namespace.str())),
+        "Namespace" => errors.invalid_each(&namespace, names::dns1123_label(namespace.str())),
         "" => errors.required(&scope, ""),
-        _ => {
-            let shown = or_empty(scope.value);
-            errors.not_supported(&Field { value: &shown, ..scope.clone() }, &["Cluster", "Namespace"]);
-        }
+        _ => errors.not_supported(&scope, &["Cluster", "Namespace"]),
     }
 }
 

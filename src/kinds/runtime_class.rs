@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::common::{immutable, invalid_all, set_default, text};
+use super::common::{set_default, text};
 use super::field::{Errors, Field};
-use super::{ALL_VERBS, Column, Kind, KindInfo, column, names, quantity, time};
+use super::{ALL_VERBS, Column, Kind, KindInfo, column, meta, names, quantity, time};
 
 pub struct RuntimeClass;
 
@@ -45,14 +45,14 @@ impl Kind for RuntimeClass {
         }
         check_overhead(&mut errors, &root.get("overhead").get("podFixed"));
         for (_, value) in root.get("scheduling").get("nodeSelector").entries() {
-            invalid_all(&mut errors, &value, names::label_value(value.str()));
+            errors.invalid_each(&value, names::label_value(value.str()));
         }
         errors
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> Errors {
         let mut errors = Errors::default();
-        immutable(&mut errors, &Field::root(new).get("handler"), &old["handler"]);
+        meta::immutable(&mut errors, &Field::root(new).get("handler"), &Field::root(old).get("handler"));
         errors
     }
 

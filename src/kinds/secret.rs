@@ -4,10 +4,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::common::{immutable, set_default_text, take_over, text};
+use super::common::{set_default_text, text};
 use super::config_map::{MAX_DATA_BYTES, check_key, decoded_len, immutable_data};
 use super::field::{Errors, Field, Reason};
-use super::{ALL_VERBS, Column, Kind, KindInfo, column, time};
+use super::{ALL_VERBS, Column, Kind, KindInfo, column, meta, time};
 
 pub struct Secret;
 
@@ -57,7 +57,7 @@ impl Kind for Secret {
     /// An update that leaves the type out keeps it.
     fn prepare_update(&self, new: &mut Value, old: &Value) {
         if text(new, "/type").is_empty() {
-            take_over(new, old, "type");
+            meta::take_from(new, old, "type");
         }
     }
 
@@ -79,7 +79,7 @@ impl Kind for Secret {
 
     fn validate_update(&self, new: &Value, old: &Value) -> Errors {
         let mut errors = Errors::default();
-        immutable(&mut errors, &Field::root(new).get("type"), &old["type"]);
+        meta::immutable(&mut errors, &Field::root(new).get("type"), &Field::root(old).get("type"));
         errors.extend(immutable_data(new, old, &["data"]));
         errors.extend(self.validate(new));
         errors
@@ -146,7 +146,8 @@ fn check_json(errors: &mut Errors, entry: &Field<'_>) {
         errors.required(entry, "");
         return;
     }
-    let parsed = STANDARD.decode(entry.str()).map(|bytes| serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes));
+    let parsed =
+        STANDARD.decode(entry.str()).map(|bytes| serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes));
     let problem = match parsed {
         Ok(Ok(_)) => return,
         Ok(Err(error)) => error.to_string(),

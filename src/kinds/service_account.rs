@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{ALL_VERBS, Column, Kind, KindInfo, common::text, column, time};
+use super::{ALL_VERBS, Column, Kind, KindInfo, column, common::text, time};
 
 pub struct ServiceAccount;
 
