@@ -1,4 +1,5 @@
 //! The apiserver room.
 
 pub mod auth;
+pub mod join;
 pub mod serve;
