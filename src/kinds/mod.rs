@@ -29,6 +29,7 @@ pub mod pod;
 pub mod quantity;
 pub mod replica_set;
 pub mod runtime_class;
+pub mod schema;
 pub mod secret;
 pub mod service;
 pub mod service_account;
