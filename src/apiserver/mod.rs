@@ -1,5 +1,6 @@
 //! The apiserver room.
 
 pub mod auth;
+pub mod codec;
 pub mod join;
 pub mod serve;

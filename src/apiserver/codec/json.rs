@@ -329,7 +329,8 @@ mod tests {
 
     #[test]
     fn strings_and_numbers() {
-        let parsed = parse(r#"["\ud83d\ude00\n", "\ud800x", 9007199254740993, 18446744073709551615, -0, 1.5]"#.as_bytes());
+        let parsed =
+            parse(r#"["\ud83d\ude00\n", "\ud800x", 9007199254740993, 18446744073709551615, -0, 1.5]"#.as_bytes());
         let wanted = serde_json::json!(["😀\n", "\u{fffd}x", 9007199254740993i64, u64::MAX, 0, 1.5]);
         assert_eq!(parsed.unwrap().value, wanted);
         assert_eq!(parse(b"\"\xff\"").unwrap().value, Value::from("\u{fffd}"));

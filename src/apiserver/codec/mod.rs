@@ -192,8 +192,9 @@ fn read(body: &[u8], content_type: Option<&str>, expected: &Expected<'_>) -> Res
 }
 
 fn read_json(body: &[u8], expected: &Expected<'_>) -> Result<Read, DecodeError> {
-    let parsed = json::parse(body)
-        .map_err(|error| unrecognized(expected, body, &format!("couldn't get version/kind; json parse error: {error}")))?;
+    let parsed = json::parse(body).map_err(|error| {
+        unrecognized(expected, body, &format!("couldn't get version/kind; json parse error: {error}"))
+    })?;
     typed(parsed.value, parsed.duplicates, body, expected)
 }
 
@@ -210,7 +211,8 @@ fn read_yaml(body: &[u8], expected: &Expected<'_>) -> Result<Read, DecodeError> 
 /// Finds `apiVersion` and `kind`, which must be strings, in a parsed document.
 fn typed(value: Value, strict: Vec<String>, body: &[u8], expected: &Expected<'_>) -> Result<Read, DecodeError> {
     let no_meta = |found: &str, place: &str| {
-        let text = format!("couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go {place}");
+        let text =
+            format!("couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go {place}");
         unrecognized(expected, body, &text)
     };
     let found = type_name(&value);
@@ -254,7 +256,8 @@ fn read_protobuf(body: &[u8], expected: &Expected<'_>) -> Result<Read, DecodeErr
 /// Types the value, and reports what is unknown or doubled as `validation` says.
 fn finish(read: Read, expected: &Expected<'_>, validation: FieldValidation) -> Result<Decoded, DecodeError> {
     let Read { value: mut object, mut strict, .. } = read;
-    conform(expected.schema, &mut object, &mut strict).map_err(|error| cannot_be_handled(expected, &error.to_string()))?;
+    conform(expected.schema, &mut object, &mut strict)
+        .map_err(|error| cannot_be_handled(expected, &error.to_string()))?;
     let warnings = match validation {
         FieldValidation::Ignore => Vec::new(),
         FieldValidation::Warn => strict,
@@ -291,7 +294,9 @@ fn other_kind(kind: &str, group: &str, version: &str, expected: &Expected<'_>) -
         format!("converting ({version}.{kind}) to ({internal}.{}): unknown conversion", expected.kind)
     } else {
         let api_version = join_group(group, version);
-        format!("no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"")
+        format!(
+            "no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
+        )
     };
     let wanted = expected.kind;
     DecodeError::BadRequest(format!("{kind} in version {version:?} cannot be handled as a {wanted}: {error}"))

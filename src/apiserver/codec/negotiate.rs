@@ -9,13 +9,21 @@
 pub enum Shape {
     Object,
     /// `as=Table`, of `meta.k8s.io/v1` or, for old clients, `v1beta1`.
-    Table { v1beta1: bool },
+    Table {
+        v1beta1: bool,
+    },
     /// `as=PartialObjectMetadata`.
-    Metadata { v1beta1: bool },
+    Metadata {
+        v1beta1: bool,
+    },
     /// `as=PartialObjectMetadataList`.
-    MetadataList { v1beta1: bool },
+    MetadataList {
+        v1beta1: bool,
+    },
     /// `as=APIGroupDiscoveryList`, of `apidiscovery.k8s.io` `v2` or `v2beta1`.
-    AggregatedDiscovery { v2beta1: bool },
+    AggregatedDiscovery {
+        v2beta1: bool,
+    },
 }
 
 /// What is sent.
@@ -51,8 +59,8 @@ impl Representation {
             // A JSON value always has a YAML form; an empty text would be the answer of a bug here.
             return serde_yaml::to_string(value).unwrap_or_default().into_bytes();
         }
-        let mut bytes = if self.pretty { serde_json::to_vec_pretty(value) } else { serde_json::to_vec(value) }
-            .unwrap_or_default();
+        let mut bytes =
+            if self.pretty { serde_json::to_vec_pretty(value) } else { serde_json::to_vec(value) }.unwrap_or_default();
         bytes.push(b'\n');
         bytes
     }
@@ -68,8 +76,7 @@ pub struct Accept {
 }
 
 /// The accepted types in the text of a 406.
-pub const NOT_ACCEPTABLE: &str =
-    "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf";
+pub const NOT_ACCEPTABLE: &str = "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 /// Clauses beyond this are not read; clients send three or four.
 const MAX_CLAUSES: usize = 64;
@@ -155,8 +162,7 @@ mod tests {
 
     #[test]
     fn the_headers_of_stock_clients() {
-        let kubectl_get =
-            "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+        let kubectl_get = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(shape(kubectl_get, OBJECTS), Some(Shape::Table { v1beta1: false }));
         assert_eq!(shape(kubectl_get, PLAIN), Some(Shape::Object));
         let typed = "application/vnd.kubernetes.protobuf,application/json";
@@ -171,7 +177,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_served() {
-        for accept in ["text/html", "application/vnd.kubernetes.protobuf", "application/json;as=Table;v=v9;g=meta.k8s.io"] {
+        for accept in
+            ["text/html", "application/vnd.kubernetes.protobuf", "application/json;as=Table;v=v9;g=meta.k8s.io"]
+        {
             assert_eq!(negotiate(Some(accept), OBJECTS), None, "{accept}");
         }
         assert_eq!(shape("application/json;as=Table;v=v1;g=meta.k8s.io", PLAIN), None);

@@ -29,7 +29,10 @@ pub struct Envelope<'a> {
 pub fn open(body: &[u8]) -> Result<Envelope<'_>, String> {
     let prefix = body.get(..MAGIC.len());
     if prefix != Some(MAGIC) {
-        return Err(format!("provided data does not appear to be a protobuf message, expected prefix {}", "[107 56 115 0]"));
+        return Err(format!(
+            "provided data does not appear to be a protobuf message, expected prefix {}",
+            "[107 56 115 0]"
+        ));
     }
     let mut envelope = Envelope::default();
     for record in records(&body[MAGIC.len()..]) {
@@ -45,7 +48,10 @@ pub fn open(body: &[u8]) -> Result<Envelope<'_>, String> {
             }
             (2, Datum::Bytes(raw)) => envelope.raw = raw,
             (3, Datum::Bytes(encoding)) if !encoding.is_empty() => {
-                return Err(format!("content encoding {:?} of the object is not supported", String::from_utf8_lossy(encoding)));
+                return Err(format!(
+                    "content encoding {:?} of the object is not supported",
+                    String::from_utf8_lossy(encoding)
+                ));
             }
             _ => {}
         }
@@ -75,7 +81,8 @@ fn fill(ty: &'static Type, bytes: &[u8], map: &mut Map<String, Value>, depth: us
                 let name = field.name;
                 let at = || format!("{}.{name}", ty.go);
                 let old = map.remove(name);
-                let value = field_value(&field.shape, old, datum, depth + 1).map_err(|error| format!("{}: {error}", at()))?;
+                let value =
+                    field_value(&field.shape, old, datum, depth + 1).map_err(|error| format!("{}: {error}", at()))?;
                 map.insert(name.to_owned(), value);
             }
         }
@@ -360,10 +367,12 @@ mod tests {
 
     #[test]
     fn every_special_shape() {
-        let meta = [bytes(1, b"p"), bytes(8, &int(1, 1_700_000_000)), bytes(11, &[bytes(1, b"k"), bytes(2, b"v")].concat())];
+        let meta =
+            [bytes(1, b"p"), bytes(8, &int(1, 1_700_000_000)), bytes(11, &[bytes(1, b"k"), bytes(2, b"v")].concat())];
         let limit = [bytes(1, b"cpu"), bytes(2, &bytes(1, b"500m"))].concat();
         let probe = bytes(1, &bytes(2, &bytes(2, &[int(1, 1), bytes(3, b"http")].concat())));
-        let container = [bytes(1, b"c"), bytes(3, b"a"), bytes(3, b"b"), bytes(8, &bytes(1, &limit)), bytes(11, &probe)];
+        let container =
+            [bytes(1, b"c"), bytes(3, b"a"), bytes(3, b"b"), bytes(8, &bytes(1, &limit)), bytes(11, &probe)];
         let volume = [bytes(1, b"v"), bytes(2, &bytes(1, &bytes(1, b"/x")))].concat();
         let spec = [bytes(1, &volume), bytes(2, &container.concat()), int(4, -1), int(11, 0)];
         let pod = [bytes(1, &meta.concat()), bytes(2, &spec.concat()), bytes(99, b"?")].concat();

@@ -15,7 +15,10 @@ fn a_body_gets_its_type_and_version() {
     let decoded = decode(br#"{"metadata":{"name":"c"}}"#, None, info("ConfigMap"), FieldValidation::Strict).unwrap();
     assert_eq!(decoded.object, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}}));
     let yaml = b"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n";
-    assert_eq!(decode(yaml, Some("application/yaml; charset=utf-8"), info("ConfigMap"), FieldValidation::Warn).unwrap(), decoded);
+    assert_eq!(
+        decode(yaml, Some("application/yaml; charset=utf-8"), info("ConfigMap"), FieldValidation::Warn).unwrap(),
+        decoded
+    );
 }
 
 #[test]
@@ -30,11 +33,21 @@ fn upstreams_words() {
         "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf"
     );
     assert_eq!(
-        message("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: y}\ndata: {a: \"1\", a: \"2\"}\n", "application/yaml", "ConfigMap", warn),
+        message(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: y}\ndata: {a: \"1\", a: \"2\"}\n",
+            "application/yaml",
+            "ConfigMap",
+            warn
+        ),
         "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: json: cannot unmarshal bool into Go struct field ObjectMeta.metadata.name of type string"
     );
     assert_eq!(
-        message(r#"{"bogus":1,"spec":{"paused":true,"paused":true}}"#, "application/json", "Deployment", FieldValidation::Strict),
+        message(
+            r#"{"bogus":1,"spec":{"paused":true,"paused":true}}"#,
+            "application/json",
+            "Deployment",
+            FieldValidation::Strict
+        ),
         "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding error: duplicate field \"spec.paused\", unknown field \"bogus\""
     );
     assert_eq!(
@@ -49,7 +62,10 @@ fn upstreams_words() {
         message("nonsense", "application/json", "ConfigMap", warn),
         "the object provided is unrecognized (must be of type ConfigMap): couldn't get version/kind; json parse error: invalid character 'o' in literal null (expecting 'u') (6e6f6e73656e7365)"
     );
-    assert!(message("[1]", "application/json", "ConfigMap", warn).contains("cannot unmarshal array into Go value of type struct {"));
+    assert!(
+        message("[1]", "application/json", "ConfigMap", warn)
+            .contains("cannot unmarshal array into Go value of type struct {")
+    );
 }
 
 #[test]
@@ -66,7 +82,8 @@ fn what_is_unknown_is_dropped_and_warned_of() {
 #[test]
 fn options_of_a_delete() {
     assert_eq!(decode_options(b"", None), Ok(None));
-    let body = br#"{"kind":"DeleteOptions","apiVersion":"apps/v1","gracePeriodSeconds":0,"propagationPolicy":"Background"}"#;
+    let body =
+        br#"{"kind":"DeleteOptions","apiVersion":"apps/v1","gracePeriodSeconds":0,"propagationPolicy":"Background"}"#;
     let options = decode_options(body, None).unwrap().unwrap();
     assert_eq!(options["gracePeriodSeconds"], 0);
     assert_eq!(options["propagationPolicy"], "Background");

@@ -49,7 +49,8 @@ pub fn documents(text: &[u8]) -> Result<Vec<Value>, String> {
 /// Hands document after document to `take` until it answers false.
 fn each_document(text: &[u8], mut take: impl FnMut(Parsed) -> bool) -> Result<(), String> {
     let text = std::str::from_utf8(text).map_err(|_| "yaml: control characters are not allowed".to_owned())?;
-    let options = Options { block_scalar_eof_without_line_feed: true, ..Options::default() };
+    let mut options = Options::default();
+    options.block_scalar_eof_without_line_feed = true;
     let mut reader = Reader {
         parser: Parser::new_from_str_with_options(text, options),
         anchors: HashMap::new(),
@@ -115,7 +116,8 @@ impl<'a> Reader<'a> {
             Event::MappingStart(_, anchor, _) => self.collection(anchor, Self::mapping),
             Event::Alias(anchor) => {
                 let value = self.anchors.get(&anchor);
-                let value = value.ok_or_else(|| format!("yaml: line {}: anchor value contains itself", span.start.line()))?;
+                let value =
+                    value.ok_or_else(|| format!("yaml: line {}: anchor value contains itself", span.start.line()))?;
                 self.budget = self
                     .budget
                     .checked_sub(weight(value))
@@ -127,11 +129,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn collection(
-        &mut self,
-        anchor: usize,
-        read: fn(&mut Self) -> Result<Value, String>,
-    ) -> Result<Node, String> {
+    fn collection(&mut self, anchor: usize, read: fn(&mut Self) -> Result<Value, String>) -> Result<Node, String> {
         if self.depth == MAX_DEPTH {
             return Err("yaml: exceeded max depth".to_owned());
         }
@@ -240,7 +238,9 @@ fn resolve(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, S
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,
         "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "true" | "True" | "TRUE" => Value::Bool(true),
         "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" | "false" | "False" | "FALSE" => Value::Bool(false),
-        ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => return Err("json: unsupported value: +Inf".to_owned()),
+        ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => {
+            return Err("json: unsupported value: +Inf".to_owned());
+        }
         "-.inf" | "-.Inf" | "-.INF" => return Err("json: unsupported value: -Inf".to_owned()),
         ".nan" | ".NaN" | ".NAN" => return Err("json: unsupported value: NaN".to_owned()),
         _ => number(text).map_or_else(|| Value::from(text), Value::Number),

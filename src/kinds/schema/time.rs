@@ -16,7 +16,11 @@ pub fn canonical(text: &str, micro: bool) -> Result<String, String> {
 /// Writes a time in UTC.
 pub fn write(at: Timestamp, micro: bool) -> String {
     // Rounding down, as Go cuts digits off.
-    if micro { at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string() } else { at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string() }
+    if micro {
+        at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+    } else {
+        at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    }
 }
 
 /// Reads the parts from left to right, so that a failure names the part and what was there.

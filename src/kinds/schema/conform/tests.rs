@@ -16,19 +16,39 @@ const CONFIG_MAP: &str = "io.k8s.api.core.v1.ConfigMap";
 #[test]
 fn the_decoders_words_for_wrong_types() {
     for (name, value, wanted) in [
-        (CONFIG_MAP, json!({"metadata": {"name": true}}), "bool into Go struct field ObjectMeta.metadata.name of type string"),
+        (
+            CONFIG_MAP,
+            json!({"metadata": {"name": true}}),
+            "bool into Go struct field ObjectMeta.metadata.name of type string",
+        ),
         (CONFIG_MAP, json!({"data": {"a": 1}}), "number into Go struct field ConfigMap.data of type string"),
         (CONFIG_MAP, json!({"data": "text"}), "string into Go struct field ConfigMap.data of type map[string]string"),
         (POD, json!({"spec": "text"}), "string into Go struct field Pod.spec of type v1.PodSpec"),
-        (POD, json!({"spec": {"containers": "text"}}), "string into Go struct field PodSpec.spec.containers of type []v1.Container"),
+        (
+            POD,
+            json!({"spec": {"containers": "text"}}),
+            "string into Go struct field PodSpec.spec.containers of type []v1.Container",
+        ),
         (
             POD,
             json!({"spec": {"containers": [{"ports": [{"containerPort": "80"}]}]}}),
             "string into Go struct field ContainerPort.spec.containers.ports.containerPort of type int32",
         ),
-        (DEPLOYMENT, json!({"spec": {"replicas": "two"}}), "string into Go struct field DeploymentSpec.spec.replicas of type int32"),
-        (DEPLOYMENT, json!({"spec": {"replicas": 1.5}}), "number 1.5 into Go struct field DeploymentSpec.spec.replicas of type int32"),
-        (DEPLOYMENT, json!({"spec": {"replicas": 4294967296u64}}), "number 4294967296 into Go struct field DeploymentSpec.spec.replicas of type int32"),
+        (
+            DEPLOYMENT,
+            json!({"spec": {"replicas": "two"}}),
+            "string into Go struct field DeploymentSpec.spec.replicas of type int32",
+        ),
+        (
+            DEPLOYMENT,
+            json!({"spec": {"replicas": 1.5}}),
+            "number 1.5 into Go struct field DeploymentSpec.spec.replicas of type int32",
+        ),
+        (
+            DEPLOYMENT,
+            json!({"spec": {"replicas": 4294967296u64}}),
+            "number 4294967296 into Go struct field DeploymentSpec.spec.replicas of type int32",
+        ),
         (POD, json!([]), "array into Go value of type v1.Pod"),
     ] {
         let (_, _, answer) = run(name, value);
@@ -46,7 +66,11 @@ fn the_words_of_a_fields_own_parser() {
         ),
         (CONFIG_MAP, json!({"binaryData": {"b": "not base64!"}}), "illegal base64 data at input byte 3"),
         ("io.k8s.api.core.v1.Secret", json!({"data": {"x": "***"}}), "illegal base64 data at input byte 0"),
-        (CONFIG_MAP, json!({"metadata": {"creationTimestamp": 5}}), "json: cannot unmarshal number into Go value of type string"),
+        (
+            CONFIG_MAP,
+            json!({"metadata": {"creationTimestamp": 5}}),
+            "json: cannot unmarshal number into Go value of type string",
+        ),
     ] {
         let (_, _, answer) = run(name, value);
         assert_eq!(answer.unwrap_err(), wanted);
@@ -61,12 +85,11 @@ fn a_parsers_refusal_outranks_an_earlier_wrong_type() {
 
 #[test]
 fn unknown_fields_are_dropped_and_named_by_path() {
-    let (value, strict, answer) = run(
-        POD,
-        json!({"bogus": 1, "spec": {"containers": [{"name": "a"}, {"name": "b", "imge": "x"}], "zz": {}}}),
-    );
+    let (value, strict, answer) =
+        run(POD, json!({"bogus": 1, "spec": {"containers": [{"name": "a"}, {"name": "b", "imge": "x"}], "zz": {}}}));
     assert_eq!(answer, Ok(()));
-    let wanted = [r#"unknown field "bogus""#, r#"unknown field "spec.zz""#, r#"unknown field "spec.containers[1].imge""#];
+    let wanted =
+        [r#"unknown field "bogus""#, r#"unknown field "spec.zz""#, r#"unknown field "spec.containers[1].imge""#];
     assert_eq!(strict, wanted);
     assert!(value.get("bogus").is_none());
 }
