@@ -1,1 +1,79 @@
-//! The controllers room.
+//! The controllers: what makes the cluster's state become what was asked for.
+//!
+//! One file or folder a controller, and one row in [`CONTROLLERS`]. A controller reads the shared
+//! watches, plans purely and lets the executor of [`crate::reconcile`] write; it keeps no state that a
+//! restart would miss. What they have in common is in `pods`, `nodes` and `diff`. They talk to the API
+//! server only, and never to each other: the objects in between are the interface.
+
+mod deployment;
+mod diff;
+mod nodes;
+mod pods;
+mod replica_set;
+
+use futures::future::BoxFuture;
+use tokio::task::JoinSet;
+
+use crate::reconcile::{Cluster, run as run_reconciler};
+
+/// What the controllers need to know besides the cluster's state.
+#[derive(Debug, Clone, Default)]
+pub struct ControllerConfig {
+    /// The certificates by which workloads recognise the API server, as PEM.
+    pub root_ca_pem: String,
+}
+
+/// A row of the table.
+pub struct Controller {
+    pub name: &'static str,
+    start: fn(Cluster, &ControllerConfig) -> BoxFuture<'static, ()>,
+}
+
+/// Keys that one controller looks at beside each other. Plans take microseconds; what takes time is
+/// the waiting for writes.
+const WORKERS: usize = 32;
+
+/// Every controller there is.
+pub static CONTROLLERS: &[Controller] = &[
+    Controller {
+        name: "deployment",
+        start: |cluster, _| {
+            let controller = deployment::Deployments::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+    Controller {
+        name: "replicaset",
+        start: |cluster, _| {
+            let controller = replica_set::ReplicaSets::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+];
+
+/// The running controllers. Dropping it stops them.
+#[must_use = "the controllers stop when this is dropped"]
+#[derive(Debug)]
+pub struct Running {
+    tasks: JoinSet<()>,
+}
+
+impl Running {
+    /// Waits until a controller ends, which none does by itself: it has panicked, and the process
+    /// should be started anew.
+    pub async fn failed(&mut self) {
+        if self.tasks.join_next().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Starts every controller; needs a tokio runtime around it.
+pub fn run(cluster: &Cluster, config: &ControllerConfig) -> Running {
+    let mut tasks = JoinSet::new();
+    for controller in CONTROLLERS {
+        tracing::debug!(controller = controller.name, "starting");
+        tasks.spawn((controller.start)(cluster.clone(), config));
+    }
+    Running { tasks }
+}

@@ -91,6 +91,9 @@ pub trait Reconciler: Send + Sync + 'static {
 
     /// Decides. Pure: the same time and view give the same plan.
     fn plan(&self, now: Timestamp, view: Self::View) -> Plan;
+
+    /// The plan for this key has been carried out, or could not be. For those who show it.
+    fn ended(&self, _key: &ObjectKey, _result: &Result<(), WriteError>) {}
 }
 
 /// Runs a controller until its task is aborted; at most `workers` keys at a time.
@@ -107,7 +110,9 @@ pub async fn run<R: Reconciler>(cluster: Cluster, reconciler: R, workers: usize)
             let Some(view) = reconciler.view(&key) else { return Ok(None) };
             let plan = reconciler.plan(Timestamp::now(), view);
             let again = plan.requeue_after;
-            execute(&cluster, &recorder, plan).await.map(|()| again)
+            let result = execute(&cluster, &recorder, plan).await;
+            reconciler.ended(&key, &result);
+            result.map(|()| again)
         }
     };
     work(name, queue, workers, move || scanned.keys(), handle).await;

@@ -324,7 +324,8 @@ fn tell(recorder: &Recorder, note: Option<Note>, placeholder: &str, text: &str) 
     }
 }
 
-fn reason(error: &kube::Error) -> String {
+/// What the server said, or why it could not be asked.
+pub fn reason(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),

@@ -1,0 +1,269 @@
+//! ReplicaSet: as many pods as asked for.
+//!
+//! It claims pods by its selector, creates what is missing, deletes what is too much in upstream's
+//! order, and counts. One thing differs from upstream: a pod on a node that has been lost does not
+//! count, so its replacement starts at once and not after the eviction; when the node comes back in
+//! time, the surplus goes like any other.
+
+mod claim;
+mod rank;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::Resource;
+
+use super::{nodes, pods};
+use crate::reconcile::{Cluster, EventKind, Note, ObjectKey, Plan, Queue, Reconciler, Shared, Write, WriteError};
+
+/// Pods created by one plan; the rest follows in the next, so that a huge set does not keep its own
+/// status from being written.
+const MAX_CREATIONS: usize = 2_000;
+/// Index over pods: those that nobody controls, by namespace.
+const ORPHANS: &str = "replica-set-orphans";
+/// Index over pods: by the node they are bound to.
+pub(super) const BY_NODE: &str = "node";
+/// Remembered failures, which only feed a condition: bounded by forgetting all.
+const MAX_FAILURES: usize = 4_096;
+
+/// The controller.
+pub(super) struct ReplicaSets {
+    sets: Shared<ReplicaSet>,
+    pods: Shared<Pod>,
+    nodes: Shared<Node>,
+    failures: Mutex<HashMap<ObjectKey, Failure>>,
+}
+
+/// Why pods could not be created or deleted the last time.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Failure {
+    reason: &'static str,
+    message: String,
+}
+
+/// All that concerns one ReplicaSet.
+#[derive(Debug, Clone, Default)]
+pub(super) struct View {
+    pub set: Arc<ReplicaSet>,
+    /// The pods that it controls.
+    pub pods: Vec<Arc<Pod>>,
+    /// Pods of its namespace that nobody controls.
+    pub orphans: Vec<Arc<Pod>>,
+    /// Nodes whose pods are to be replaced at once.
+    pub lost: HashSet<String>,
+    /// How many active pods of the same Deployment each node holds; filled when there are too many.
+    pub crowd: HashMap<String, usize>,
+    pub failure: Option<Failure>,
+}
+
+impl ReplicaSets {
+    pub(super) fn new(cluster: &Cluster) -> Self {
+        let pods = cluster.watch::<Pod>();
+        pods.add_index(ORPHANS, |pod: &Pod| {
+            let orphan = crate::reconcile::owner_uid(&pod.metadata).is_none() && pods::is_active(pod);
+            pod.metadata.namespace.iter().filter(|_| orphan).cloned().collect()
+        });
+        pods.add_index(BY_NODE, |pod: &Pod| pods::node(pod).map(str::to_owned).into_iter().collect());
+        Self { sets: cluster.watch(), pods, nodes: cluster.watch(), failures: Mutex::default() }
+    }
+
+    /// The active pods per node of all sets that the same owner controls.
+    fn crowd(&self, set: &ReplicaSet) -> HashMap<String, usize> {
+        let siblings = match crate::reconcile::owner_uid(&set.metadata) {
+            Some(owner) => self.sets.controlled_by(owner),
+            None => Vec::new(),
+        };
+        let uids = siblings.iter().filter_map(|s| s.metadata.uid.as_deref());
+        let own = set.metadata.uid.as_deref().filter(|_| siblings.is_empty());
+        let mut crowd = HashMap::new();
+        for pod in uids.chain(own).flat_map(|uid| self.pods.controlled_by(uid)) {
+            if let Some(node) = pods::node(&pod).filter(|_| pods::is_active(&pod)) {
+                *crowd.entry(node.to_owned()).or_default() += 1;
+            }
+        }
+        crowd
+    }
+
+    /// A pod that nobody controls may belong to any set of its namespace that selects it.
+    fn follow_orphans(&self, queue: &Queue) {
+        let (queue, sets) = (queue.clone(), self.sets.clone());
+        self.pods.on_change(move |_, pod| {
+            let Some(pod) = pod.filter(|p| crate::reconcile::owner_uid(&p.metadata).is_none() && pods::is_active(p))
+            else {
+                return true;
+            };
+            for set in sets.list_in(pod.metadata.namespace.as_deref().unwrap_or_default()) {
+                if claim::selects(&set, pod) {
+                    queue.add(ObjectKey::of(&*set));
+                }
+            }
+            true
+        });
+    }
+
+    /// A node that is lost or comes back concerns every set with a pod on it; so does, for all lost
+    /// nodes, the first node that is ready.
+    fn follow_nodes(&self, queue: &Queue) {
+        let (queue, pods, nodes) = (queue.clone(), self.pods.clone(), self.nodes.clone());
+        self.nodes.on_change(move |old, new| {
+            let (before, after) = (old.map(nodes::health), new.map(nodes::health));
+            if before == after {
+                return true;
+            }
+            let changed = new.or(old).and_then(|n| n.metadata.name.clone());
+            for node in nodes::lost(&nodes.list()).into_iter().chain(changed) {
+                for pod in pods.by_index(BY_NODE, &node) {
+                    let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
+                    if let Some(owner) = owners.iter().find(|o| o.controller == Some(true) && o.kind == "ReplicaSet") {
+                        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+                        queue.add(ObjectKey::new(namespace, owner.name.as_str()));
+                    }
+                }
+            }
+            true
+        });
+    }
+}
+
+impl Reconciler for ReplicaSets {
+    type View = View;
+
+    fn name(&self) -> &'static str {
+        "replicaset-controller"
+    }
+
+    fn subscribe(&self, queue: &Queue) {
+        queue.follow(&self.sets);
+        queue.follow_children(&self.pods, "ReplicaSet");
+        self.follow_orphans(queue);
+        self.follow_nodes(queue);
+    }
+
+    async fn synced(&self) {
+        self.sets.synced().await;
+        self.pods.synced().await;
+        self.nodes.synced().await;
+    }
+
+    fn keys(&self) -> Vec<ObjectKey> {
+        self.sets.keys()
+    }
+
+    fn view(&self, key: &ObjectKey) -> Option<View> {
+        let set = self.sets.get(key)?;
+        let pods = self.pods.controlled_by(set.metadata.uid.as_deref()?);
+        let orphans = self.pods.by_index(ORPHANS, &key.namespace);
+        let lost = nodes::lost(&self.nodes.list()).into_iter().collect();
+        let too_many = pods.iter().filter(|p| pods::is_active(p)).count() > desired(&set);
+        let crowd = if too_many { self.crowd(&set) } else { HashMap::new() };
+        let failure = self.failures.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
+        Some(View { set, pods, orphans, lost, crowd, failure })
+    }
+
+    fn plan(&self, now: Timestamp, view: View) -> Plan {
+        plan(now, &view)
+    }
+
+    fn ended(&self, key: &ObjectKey, result: &Result<(), WriteError>) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(()) => drop(failures.remove(key)),
+            Err(WriteError::Failed { what, source }) if what.contains(" pods ") => {
+                let reason = if what.starts_with("deleting") { "FailedDelete" } else { "FailedCreate" };
+                if failures.len() >= MAX_FAILURES {
+                    failures.clear();
+                }
+                failures.insert(key.clone(), Failure { reason, message: crate::reconcile::reason(source) });
+            }
+            Err(WriteError::Failed { .. } | WriteError::Stale { .. } | WriteError::Terminating { .. }) => {}
+        }
+    }
+}
+
+/// How many pods the set asks for.
+fn desired(set: &ReplicaSet) -> usize {
+    set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1).try_into().unwrap_or(0)
+}
+
+/// Decides what one ReplicaSet needs.
+pub(super) fn plan(now: Timestamp, view: &View) -> Plan {
+    let mut plan = Plan::nothing();
+    let claimed = claim::claim(view, &mut plan);
+    let counted: Vec<&Arc<Pod>> = claimed
+        .iter()
+        .copied()
+        .filter(|p| pods::is_active(p) && !pods::node(p).is_some_and(|n| view.lost.contains(n)))
+        .collect();
+    let mut changes = Vec::new();
+    if view.set.metadata.deletion_timestamp.is_none() {
+        changes = changes_to(view, &counted);
+    }
+    // After a change the own writes bring this set back at once, and its status is written then.
+    // A failure is shown first: the changes will probably fail again.
+    let failure = view.failure.as_ref().filter(|_| !changes.is_empty());
+    if changes.is_empty() || failure.is_some() {
+        status::plan(now, view, failure, &claimed, &counted, &mut plan);
+    }
+    plan.batch(changes);
+    plan
+}
+
+/// The pods to create or to delete.
+fn changes_to(view: &View, counted: &[&Arc<Pod>]) -> Vec<Write> {
+    let wanted = desired(&view.set);
+    if counted.len() < wanted {
+        let missing = (wanted - counted.len()).min(MAX_CREATIONS);
+        let pod = new_pod(&view.set);
+        let create = Write::create(&pod)
+            .on_success(note(&view.set, EventKind::Normal, "SuccessfulCreate", "Created pod: {name}"))
+            .on_failure(note(&view.set, EventKind::Warning, "FailedCreate", "Error creating: {error}"));
+        return vec![create; missing];
+    }
+    let surplus = rank::first_to_go(counted, &view.crowd, counted.len() - wanted);
+    let delete = |pod: &Arc<Pod>| {
+        Write::delete(&**pod)
+            .on_success(note(&view.set, EventKind::Normal, "SuccessfulDelete", "Deleted pod: {name}"))
+            .on_failure(note(&view.set, EventKind::Warning, "FailedDelete", "Error deleting: {error}"))
+    };
+    surplus.into_iter().map(delete).collect()
+}
+
+fn note(set: &ReplicaSet, kind: EventKind, reason: &'static str, message: &str) -> Note {
+    Note { about: set.object_ref(&()), kind, reason, message: message.to_owned() }
+}
+
+/// A pod as the template describes it.
+fn new_pod(set: &ReplicaSet) -> Pod {
+    let template = set.spec.as_ref().and_then(|s| s.template.clone()).unwrap_or_default();
+    let described = template.metadata.unwrap_or_default();
+    let name = set.metadata.name.as_deref().unwrap_or_default();
+    let metadata = ObjectMeta {
+        generate_name: Some(format!("{name}-")),
+        namespace: set.metadata.namespace.clone(),
+        labels: described.labels,
+        annotations: described.annotations,
+        finalizers: described.finalizers,
+        owner_references: Some(vec![controller_reference(set)]),
+        ..Default::default()
+    };
+    Pod { metadata, spec: template.spec, status: None }
+}
+
+/// The reference by which an object says that `owner` controls it.
+pub(super) fn controller_reference<K: Resource<DynamicType = ()>>(owner: &K) -> OwnerReference {
+    OwnerReference {
+        api_version: K::api_version(&()).into_owned(),
+        kind: K::kind(&()).into_owned(),
+        name: owner.meta().name.clone().unwrap_or_default(),
+        uid: owner.meta().uid.clone().unwrap_or_default(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}
