@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
+use super::field::{Errors, Field, Reason, supported_values};
 use super::meta::{self, object_mut};
 use super::pod::defaults;
 use super::tidy::{object, set_default, set_default_zero};
-use super::workload;
 use super::{ALL_VERBS, Column, Kind, KindInfo, ScalePaths, Subresource, column};
+use super::{names, pod_template, time, workload};
 
 pub struct Deployment;
 
@@ -99,6 +100,58 @@ impl Kind for Deployment {
         };
     }
 
+    fn validate(&self, object: &Value) -> Errors {
+        let mut errors = Errors::default();
+        let spec = Field::root(object).get("spec");
+        workload::non_negative(&mut errors, &spec.get("replicas"));
+        pod_template::validate(&mut errors, &spec);
+        validate_strategy(&mut errors, &spec.get("strategy"));
+        let ready = spec.get("minReadySeconds");
+        workload::non_negative(&mut errors, &ready);
+        workload::non_negative(&mut errors, &spec.get("revisionHistoryLimit"));
+        let deadline = spec.get("progressDeadlineSeconds");
+        workload::non_negative(&mut errors, &deadline);
+        if deadline.int().is_some_and(|seconds| seconds <= ready.int().unwrap_or(0)) {
+            errors.invalid(&deadline, "must be greater than minReadySeconds");
+        }
+        errors
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> Errors {
+        let mut errors = self.validate(new);
+        pod_template::validate_selector_update(&mut errors, new, old);
+        errors
+    }
+
+    fn validate_status_update(&self, new: &Value, old: &Value) -> Errors {
+        let mut errors = Errors::default();
+        let status = Field::root(new).get("status");
+        let counts = [
+            "observedGeneration",
+            "replicas",
+            "updatedReplicas",
+            "readyReplicas",
+            "availableReplicas",
+            "unavailableReplicas",
+            "terminatingReplicas",
+            "collisionCount",
+        ];
+        for count in counts {
+            workload::non_negative(&mut errors, &status.get(count));
+        }
+        workload::not_more_than_replicas(
+            &mut errors,
+            &status,
+            &["updatedReplicas", "readyReplicas", "availableReplicas"],
+        );
+        let collisions = status.get("collisionCount");
+        let before = old["status"]["collisionCount"].as_i64().unwrap_or(0);
+        if collisions.int().unwrap_or(0) < before {
+            errors.invalid_value(&collisions, collisions.int().unwrap_or(0), "cannot be decremented");
+        }
+        errors
+    }
+
     fn scale(&self) -> Option<ScalePaths> {
         Some(ScalePaths {
             spec_replicas: "/spec/replicas",
@@ -111,7 +164,76 @@ impl Kind for Deployment {
         COLUMNS
     }
 
-    fn row(&self, _object: &Value, _now: jiff::Timestamp) -> Vec<Value> {
-        vec![Value::Null; COLUMNS.len()]
+    fn row(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+        let (spec, status) = (&object["spec"], &object["status"]);
+        let count = |value: &Value| value.as_i64().unwrap_or(0);
+        let (containers, images) = workload::containers_text(&spec["template"]["spec"]);
+        vec![
+            object["metadata"]["name"].clone(),
+            format!("{}/{}", count(&status["readyReplicas"]), count(&spec["replicas"])).into(),
+            count(&status["updatedReplicas"]).into(),
+            count(&status["availableReplicas"]).into(),
+            time::object_age(object, now).into(),
+            containers.into(),
+            images.into(),
+            workload::selector_text(&spec["selector"]).into(),
+        ]
+    }
+}
+
+/// How old pods make way for new ones.
+fn validate_strategy(errors: &mut Errors, strategy: &Field<'_>) {
+    let rolling = strategy.get("rollingUpdate");
+    match strategy.get("type").str() {
+        "Recreate" if rolling.exists() => {
+            errors.forbidden(&rolling, "may not be specified when strategy `type` is 'Recreate'");
+        }
+        "Recreate" => {}
+        "RollingUpdate" if !rolling.exists() => errors.required(&rolling, "this should be defaulted and never be nil"),
+        "RollingUpdate" => validate_rolling(errors, &rolling),
+        other => {
+            let inner = match rolling.value {
+                Value::Null => "null".to_owned(),
+                value => {
+                    format!("{{\"MaxUnavailable\":{},\"MaxSurge\":{}}}", value["maxUnavailable"], value["maxSurge"])
+                }
+            };
+            let shown = format!("{{\"Type\":{},\"RollingUpdate\":{inner}}}", Value::from(other));
+            let detail = supported_values(&["Recreate", "RollingUpdate"]);
+            errors.push_text(Reason::NotSupported, &strategy.path, shown, detail);
+        }
+    }
+}
+
+fn validate_rolling(errors: &mut Errors, rolling: &Field<'_>) {
+    let (unavailable, surge) = (rolling.get("maxUnavailable"), rolling.get("maxSurge"));
+    for field in [&unavailable, &surge] {
+        match field.value.as_str() {
+            Some(text) => errors.invalid_each(field, names::percent(text)),
+            None => workload::non_negative(errors, field),
+        }
+    }
+    if workload::int_or_percent(unavailable.value) == 0 && workload::int_or_percent(surge.value) == 0 {
+        errors.invalid(&unavailable, "may not be 0 when `maxSurge` is 0");
+    }
+    if unavailable.value.is_string() && workload::int_or_percent(unavailable.value) > 100 {
+        errors.invalid(&unavailable, "must not be greater than 100%");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn annotations_count_as_a_change() {
+        let old = json!({"metadata": {"generation": 3}, "spec": {"replicas": 1}, "status": {"replicas": 1}});
+        let mut new = json!({"metadata": {"annotations": {"a": "b"}}, "spec": {"replicas": 1}});
+        Deployment.prepare_update(&mut new, &old);
+        assert_eq!(meta::generation(&new), 4);
+        assert_eq!(new["status"], old["status"]);
+        let mut new = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"replicas": 1}});
+        Deployment.prepare_update(&mut new, &old);
+        assert_eq!(meta::generation(&new), 3);
     }
 }

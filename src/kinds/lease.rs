@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
+use super::field::{Errors, Field};
+use super::meta::object_mut;
 use super::{ALL_VERBS, Column, Kind, KindInfo, column};
+use super::{names, time, workload};
 
 pub struct Lease;
 
@@ -30,11 +33,39 @@ impl Kind for Lease {
         &INFO
     }
 
+    fn default(&self, object: &mut Value) {
+        object_mut(object, "spec").retain(|_, value| !value.is_null());
+    }
+
+    fn validate(&self, object: &Value) -> Errors {
+        let mut errors = Errors::default();
+        let spec = Field::root(object).get("spec");
+        let duration = spec.get("leaseDurationSeconds");
+        if duration.int().is_some_and(|seconds| seconds <= 0) {
+            errors.invalid(&duration, "must be greater than 0");
+        }
+        workload::non_negative(&mut errors, &spec.get("leaseTransitions"));
+        let strategy = spec.get("strategy");
+        if strategy.exists() {
+            match strategy.str() {
+                "OldestEmulationVersion" => {}
+                name if name.contains('/') => errors.invalid_each(&strategy, names::qualified_name(name)),
+                _ => errors.not_supported(&strategy, &["OldestEmulationVersion"]),
+            }
+        }
+        let preferred = spec.get("preferredHolder");
+        if !preferred.is_empty() && strategy.is_empty() {
+            errors.forbidden(&preferred, "may only be specified if `strategy` is defined");
+        }
+        errors
+    }
+
     fn columns(&self) -> &'static [Column] {
         COLUMNS
     }
 
-    fn row(&self, _object: &Value, _now: jiff::Timestamp) -> Vec<Value> {
-        vec![Value::Null; COLUMNS.len()]
+    fn row(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+        let holder = object["spec"]["holderIdentity"].as_str().unwrap_or("");
+        vec![object["metadata"]["name"].clone(), holder.into(), time::object_age(object, now).into()]
     }
 }

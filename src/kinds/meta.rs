@@ -357,6 +357,17 @@ fn validate_finalizers(errors: &mut Errors, finalizers: &Field<'_>) {
         let detail = format!("finalizer {FINALIZER_ORPHAN} and {FINALIZER_FOREGROUND} cannot be both set");
         errors.invalid(finalizers, detail);
     }
+    for finalizer in finalizers.items() {
+        validate_standard_finalizer(errors, &finalizer);
+    }
+}
+
+/// A finalizer without a domain must be one of upstream's own.
+pub fn validate_standard_finalizer(errors: &mut Errors, at: &Field<'_>) {
+    let standard = ["kubernetes", FINALIZER_ORPHAN, FINALIZER_FOREGROUND];
+    if !at.str().contains('/') && !standard.contains(&at.str()) {
+        errors.invalid_str(at, "name is neither a standard finalizer name nor is it fully qualified");
+    }
 }
 
 #[cfg(test)]

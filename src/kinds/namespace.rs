@@ -2,9 +2,11 @@
 
 use serde_json::{Value, json};
 
+use super::field::{Errors, Field};
 use super::meta::{self, object_mut};
 use super::tidy::{fill_conditions, set_default_zero, tidy};
 use super::{Column, Kind, KindInfo, NameRule, Subresource, column};
+use super::{names, time};
 
 pub struct Namespace;
 
@@ -71,6 +73,34 @@ impl Kind for Namespace {
         meta::take_from(new, old, "spec");
     }
 
+    fn validate(&self, object: &Value) -> Errors {
+        let mut errors = Errors::default();
+        let finalizers = Field::root(object).get("spec").get("finalizers");
+        for finalizer in finalizers.items() {
+            let at = Field::new(&finalizers.path, finalizer.value);
+            errors.invalid_each(&at, names::qualified_name(at.str()));
+            meta::validate_standard_finalizer(&mut errors, &at);
+        }
+        errors
+    }
+
+    /// The main endpoint takes the finalizers as they were.
+    fn validate_update(&self, _new: &Value, _old: &Value) -> Errors {
+        Errors::default()
+    }
+
+    fn validate_status_update(&self, new: &Value, _old: &Value) -> Errors {
+        let mut errors = Errors::default();
+        let phase = Field::root(new).get("status").get("phase");
+        let dying = !new["metadata"]["deletionTimestamp"].is_null();
+        if !dying && phase.str() != "Active" {
+            errors.invalid_str(&phase, "may only be 'Active' if `deletionTimestamp` is empty");
+        } else if dying && phase.str() != "Terminating" {
+            errors.invalid_str(&phase, "may only be 'Terminating' if `deletionTimestamp` is not empty");
+        }
+        errors
+    }
+
     fn name_rule(&self) -> NameRule {
         NameRule::DnsLabel
     }
@@ -90,8 +120,9 @@ impl Kind for Namespace {
         COLUMNS
     }
 
-    fn row(&self, _object: &Value, _now: jiff::Timestamp) -> Vec<Value> {
-        vec![Value::Null; COLUMNS.len()]
+    fn row(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+        let phase = object["status"]["phase"].as_str().unwrap_or("");
+        vec![object["metadata"]["name"].clone(), phase.into(), time::object_age(object, now).into()]
     }
 }
 

@@ -2,10 +2,13 @@
 
 use serde_json::{Map, Value, json};
 
+use super::field::{Errors, Field, Reason};
 use super::meta::{self, object_mut};
+use super::pod::{resources, scheduling};
 use super::quantity;
 use super::tidy::{fill_conditions, object, set_default, tidy};
 use super::{ALL_VERBS, Column, Kind, KindInfo, Subresource, column};
+use super::{names, time};
 
 pub struct Node;
 
@@ -104,6 +107,46 @@ impl Kind for Node {
         meta::take_from(new, old, "spec");
     }
 
+    fn validate(&self, object: &Value) -> Errors {
+        let mut errors = Errors::default();
+        let root = Field::root(object);
+        validate_taints(&mut errors, &root.get("spec").get("taints"));
+        validate_amounts(&mut errors, &root.get("status"));
+        validate_pod_cidrs(&mut errors, &root.get("spec").get("podCIDRs"));
+        errors
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> Errors {
+        let mut errors = Errors::default();
+        let (new, old) = (Field::root(new), Field::root(old));
+        let addresses = new.get("status").get("addresses");
+        for (i, address) in addresses.items().enumerate() {
+            if addresses.items().take(i).any(|earlier| earlier.value == address.value) {
+                errors.duplicate(&address);
+            }
+        }
+        validate_amounts(&mut errors, &new.get("status"));
+        let (new, old) = (new.get("spec"), old.get("spec"));
+        let cidrs = new.get("podCIDRs");
+        if old.get("podCIDRs").exists() {
+            if !meta::same(cidrs.value, old.get("podCIDRs").value) {
+                errors.forbidden(&cidrs, "node updates may not change podCIDR except from \"\" to valid");
+            }
+        } else {
+            validate_pod_cidrs(&mut errors, &cidrs);
+        }
+        let (provider, before) = (new.get("providerID"), old.get("providerID"));
+        if !before.is_empty() && provider.str() != before.str() {
+            errors.forbidden(&provider, "node updates may not change providerID except from \"\" to valid");
+        }
+        validate_taints(&mut errors, &new.get("taints"));
+        errors
+    }
+
+    fn validate_status_update(&self, new: &Value, old: &Value) -> Errors {
+        self.validate_update(new, old)
+    }
+
     fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
         vec![("spec.unschedulable", object["spec"]["unschedulable"].as_bool().unwrap_or(false).to_string())]
     }
@@ -116,8 +159,113 @@ impl Kind for Node {
         COLUMNS
     }
 
-    fn row(&self, _object: &Value, _now: jiff::Timestamp) -> Vec<Value> {
-        vec![Value::Null; COLUMNS.len()]
+    fn row(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+        let info = &object["status"]["nodeInfo"];
+        let shown = |name: &str, absent: &str| match info[name].as_str() {
+            Some(text) if !text.is_empty() => Value::from(text),
+            _ => Value::from(absent),
+        };
+        vec![
+            object["metadata"]["name"].clone(),
+            status_text(object).into(),
+            roles_text(object).into(),
+            time::object_age(object, now).into(),
+            shown("kubeletVersion", ""),
+            address(object, "InternalIP").into(),
+            address(object, "ExternalIP").into(),
+            shown("osImage", "<unknown>"),
+            shown("kernelVersion", "<unknown>"),
+            shown("containerRuntimeVersion", "<unknown>"),
+        ]
+    }
+}
+
+fn status_text(node: &Value) -> String {
+    let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+    let ready = conditions.filter(|condition| condition["type"] == "Ready").last();
+    let text = match ready.map(|condition| condition["status"] == "True") {
+        Some(true) => "Ready",
+        Some(false) => "NotReady",
+        None => "Unknown",
+    };
+    match node["spec"]["unschedulable"] == true {
+        true => format!("{text},SchedulingDisabled"),
+        false => text.to_owned(),
+    }
+}
+
+/// From labels such as `node-role.kubernetes.io/worker`.
+fn roles_text(node: &Value) -> String {
+    let mut roles: Vec<&str> = Vec::new();
+    for (key, value) in node["metadata"]["labels"].as_object().into_iter().flatten() {
+        let role = match key.strip_prefix("node-role.kubernetes.io/") {
+            Some(role) => role,
+            None if key == "kubernetes.io/role" => value.as_str().unwrap_or(""),
+            None => "",
+        };
+        if !role.is_empty() {
+            roles.push(role);
+        }
+    }
+    roles.sort_unstable();
+    roles.dedup();
+    if roles.is_empty() { "<none>".to_owned() } else { roles.join(",") }
+}
+
+fn address<'a>(node: &'a Value, kind: &str) -> &'a str {
+    let addresses = node["status"]["addresses"].as_array().into_iter().flatten();
+    let mut of_kind = addresses.filter(|address| address["type"] == kind);
+    of_kind.next().and_then(|address| address["address"].as_str()).unwrap_or("<none>")
+}
+
+/// Taints are unique by key and effect.
+fn validate_taints(errors: &mut Errors, list: &Field<'_>) {
+    let mut seen: Vec<(&str, &str)> = Vec::new();
+    for taint in list.items() {
+        let (key, value, effect) = (taint.get("key"), taint.get("value"), taint.get("effect"));
+        for message in names::qualified_name(key.str()) {
+            errors.invalid_str(&key, message);
+        }
+        let messages = names::label_value(value.str());
+        if !messages.is_empty() {
+            errors.invalid_str(&value, messages.join(";"));
+        }
+        if effect.is_empty() {
+            errors.required(&effect, "");
+        } else {
+            scheduling::taint_effect(errors, &effect);
+        }
+        if seen.contains(&(key.str(), effect.str())) {
+            let shown = format!(
+                "{{\"Key\":{},\"Value\":{},\"Effect\":{},\"TimeAdded\":{}}}",
+                key.str_value(),
+                value.str_value(),
+                effect.str_value(),
+                taint.get("timeAdded").value
+            );
+            errors.push_text(Reason::Duplicate, &taint.path, shown, "taints must be unique by key and effect pair");
+        }
+        seen.push((key.str(), effect.str()));
+    }
+}
+
+fn validate_pod_cidrs(errors: &mut Errors, list: &Field<'_>) {
+    for cidr in list.items() {
+        errors.invalid_each(&cidr, names::cidr_legacy(cidr.str()));
+    }
+    let families: Vec<bool> =
+        list.items().filter_map(|cidr| names::parse_cidr(cidr.str())).map(|(ip, _)| ip.is_ipv4()).collect();
+    let repeated = families.iter().filter(|v4| **v4).count() > 1 || families.iter().filter(|v4| !**v4).count() > 1;
+    if repeated || list.len() > 2 {
+        errors.invalid(list, "may specify no more than one CIDR for each IP family");
+    }
+}
+
+fn validate_amounts(errors: &mut Errors, status: &Field<'_>) {
+    for list in ["capacity", "allocatable"] {
+        for (name, amount) in status.get(list).entries() {
+            resources::amount(errors, &amount, name);
+        }
     }
 }
 

@@ -1,10 +1,21 @@
 //! Pod of `v1`: the facts, and how its rules hang together. The rules are in the files below it.
 
+mod affinity;
+mod container;
 pub mod defaults;
+mod env;
+mod handler;
+mod print;
 pub mod qos;
+pub mod resources;
+pub mod scheduling;
+mod security;
+pub mod spec;
+mod volume;
 
 use serde_json::{Value, json};
 
+use super::field::{Errors, Field};
 use super::meta::{self, object_mut};
 use super::{ALL_VERBS, Column, Kind, KindInfo, Subresource, column};
 
@@ -86,12 +97,27 @@ impl Kind for Pod {
         }
     }
 
+    fn validate(&self, object: &Value) -> Errors {
+        let mut errors = Errors::default();
+        whole(&mut errors, object);
+        let spec = Field::root(object).get("spec");
+        let ephemeral = spec.get("ephemeralContainers");
+        if !ephemeral.is_empty() {
+            errors.forbidden(&ephemeral, "cannot be set on create");
+        }
+        let node = spec.get("nodeName");
+        if !node.is_empty() && !spec.get("schedulingGates").is_empty() {
+            errors.forbidden(&node, "cannot be set until all schedulingGates have been cleared");
+        }
+        errors
+    }
+
     fn columns(&self) -> &'static [Column] {
         COLUMNS
     }
 
-    fn row(&self, _object: &Value, _now: jiff::Timestamp) -> Vec<Value> {
-        vec![Value::Null; COLUMNS.len()]
+    fn row(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+        print::row(object, now)
     }
 
     fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
@@ -145,4 +171,12 @@ fn scheduling_gated() -> Value {
         "lastProbeTime": null,
         "lastTransitionTime": null,
     })
+}
+
+/// What must hold for a pod whenever it is written.
+fn whole(errors: &mut Errors, object: &Value) {
+    let spec = Field::root(object).get("spec");
+    let context = spec::Context { is_pod: true, pod_name: meta::text(object, "name") };
+    spec::validate(errors, &spec, &context);
+    container::only_for_pod(errors, &spec, &context);
 }

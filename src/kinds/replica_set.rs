@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
+use super::field::{Errors, Field};
 use super::meta::{self, object_mut};
 use super::pod::defaults;
 use super::tidy::set_default;
-use super::workload;
 use super::{ALL_VERBS, Column, Kind, KindInfo, ScalePaths, Subresource, column};
+use super::{pod_template, time, workload};
 
 pub struct ReplicaSet;
 
@@ -84,6 +85,40 @@ impl Kind for ReplicaSet {
         &["status.replicas"]
     }
 
+    fn validate(&self, object: &Value) -> Errors {
+        let mut errors = Errors::default();
+        let spec = Field::root(object).get("spec");
+        workload::non_negative(&mut errors, &spec.get("replicas"));
+        workload::non_negative(&mut errors, &spec.get("minReadySeconds"));
+        pod_template::validate(&mut errors, &spec);
+        errors
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> Errors {
+        let mut errors = self.validate(new);
+        pod_template::validate_selector_update(&mut errors, new, old);
+        errors
+    }
+
+    fn validate_status_update(&self, new: &Value, _old: &Value) -> Errors {
+        let mut errors = Errors::default();
+        let status = Field::root(new).get("status");
+        let counts = [
+            "replicas",
+            "fullyLabeledReplicas",
+            "readyReplicas",
+            "availableReplicas",
+            "terminatingReplicas",
+            "observedGeneration",
+        ];
+        for count in counts {
+            workload::non_negative(&mut errors, &status.get(count));
+        }
+        let parts = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
+        workload::not_more_than_replicas(&mut errors, &status, &parts);
+        errors
+    }
+
     fn scale(&self) -> Option<ScalePaths> {
         Some(ScalePaths {
             spec_replicas: "/spec/replicas",
@@ -96,7 +131,19 @@ impl Kind for ReplicaSet {
         COLUMNS
     }
 
-    fn row(&self, _object: &Value, _now: jiff::Timestamp) -> Vec<Value> {
-        vec![Value::Null; COLUMNS.len()]
+    fn row(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+        let (spec, status) = (&object["spec"], &object["status"]);
+        let count = |value: &Value| value.as_i64().unwrap_or(0);
+        let (containers, images) = workload::containers_text(&spec["template"]["spec"]);
+        vec![
+            object["metadata"]["name"].clone(),
+            count(&spec["replicas"]).into(),
+            count(&status["replicas"]).into(),
+            count(&status["readyReplicas"]).into(),
+            time::object_age(object, now).into(),
+            containers.into(),
+            images.into(),
+            workload::selector_text(&spec["selector"]).into(),
+        ]
     }
 }

@@ -85,6 +85,26 @@ pub fn non_negative(errors: &mut Errors, field: &Field<'_>) {
     }
 }
 
+/// A number of replicas, or the number in a percentage: `25%` is 25. Zero for what is neither.
+pub fn int_or_percent(value: &Value) -> i64 {
+    let percent = || value.as_str()?.strip_suffix('%')?.parse().ok();
+    value.as_i64().or_else(percent).unwrap_or(0)
+}
+
+/// Parts of `status.replicas` cannot be more than the whole, nor available ones more than ready ones.
+pub fn not_more_than_replicas(errors: &mut Errors, status: &Field<'_>, parts: &[&str]) {
+    let count = |name: &str| status.get(name).int().unwrap_or(0);
+    for part in parts {
+        if count(part) > count("replicas") {
+            errors.invalid_value(&status.get(part), count(part), "cannot be greater than status.replicas");
+        }
+    }
+    if count("availableReplicas") > count("readyReplicas") {
+        let available = status.get("availableReplicas");
+        errors.invalid_value(&available, count("availableReplicas"), "cannot be greater than readyReplicas");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,88 @@
+//! The pod template of a workload, and the workload's selector, which must select what it makes.
+
+use serde_json::{Map, Value};
+
+use super::field::{Errors, Field, Reason};
+use super::pod::spec::{self, Context};
+use super::{meta, selector, workload};
+
+const NO_MATCH: &str = "`selector` does not match template `labels`";
+
+/// `spec.selector` and `spec.template` of a Deployment or ReplicaSet.
+pub fn validate(errors: &mut Errors, owner_spec: &Field<'_>) {
+    let selector = owner_spec.get("selector");
+    let empty = Map::new();
+    match selector.value {
+        Value::Null => errors.required(&selector, ""),
+        value => {
+            selector::validate(errors, &selector);
+            let map = value.as_object().unwrap_or(&empty);
+            if map.values().all(meta::is_empty) {
+                // Upstream says "deployment" for ReplicaSets, too.
+                errors.push_text(
+                    Reason::Invalid,
+                    &selector.path,
+                    selector_text(value),
+                    "empty selector is invalid for deployment",
+                );
+            }
+        }
+    }
+    if selector.exists() && !is_well_formed(selector.value) {
+        errors.push_text(Reason::Invalid, &selector.path, selector_text(selector.value), "invalid label selector");
+        return;
+    }
+    let template = owner_spec.get("template");
+    let labels = template.get("metadata").get("labels");
+    // No selector selects nothing; an empty one selects everything.
+    if !selector.exists() || !workload::selects(selector.value, labels.value) {
+        errors.invalid(&labels, NO_MATCH);
+    }
+    validate_template(errors, &template);
+    let spec = template.get("spec");
+    let restart = spec.get("restartPolicy");
+    if restart.str() != "Always" {
+        errors.not_supported(&restart, &["Always"]);
+    }
+    let deadline = spec.get("activeDeadlineSeconds");
+    if deadline.exists() {
+        errors.forbidden(&deadline, "activeDeadlineSeconds in ReplicaSet is not Supported");
+    }
+}
+
+fn validate_template(errors: &mut Errors, template: &Field<'_>) {
+    let metadata = template.get("metadata");
+    meta::validate_labels(errors, &metadata.get("labels"));
+    meta::validate_annotations(errors, &metadata.get("annotations"));
+    let spec = template.get("spec");
+    spec::validate(errors, &spec, &Context { is_pod: false, pod_name: "" });
+    let ephemeral = spec.get("ephemeralContainers");
+    if !ephemeral.is_empty() {
+        errors.forbidden(&ephemeral, "ephemeral containers not allowed in pod template");
+    }
+}
+
+fn is_well_formed(selector: &Value) -> bool {
+    let mut errors = Errors::default();
+    selector::validate(&mut errors, &Field::root(selector));
+    errors.is_empty()
+}
+
+/// A selector as upstream's struct writes it: labels before expressions.
+pub fn selector_text(selector: &Value) -> String {
+    let mut parts = Vec::new();
+    for name in ["matchLabels", "matchExpressions"] {
+        if let Some(value) = selector.get(name).filter(|value| !meta::is_empty(value)) {
+            parts.push(format!("\"{name}\":{value}"));
+        }
+    }
+    format!("{{{}}}", parts.join(","))
+}
+
+/// A workload's selector decides which pods are its own: it never changes.
+pub fn validate_selector_update(errors: &mut Errors, new: &Value, old: &Value) {
+    let (new, old) = (Field::root(new).get("spec").get("selector"), &old["spec"]["selector"]);
+    if !meta::same(new.value, old) {
+        errors.push_text(Reason::Invalid, &new.path, selector_text(new.value), "field is immutable");
+    }
+}
