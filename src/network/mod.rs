@@ -10,22 +10,39 @@
 //! been registered.
 
 mod balance;
+mod cores;
+mod headers;
+mod http;
+mod ingress;
 mod local;
 mod outbound;
+mod pods;
+mod replay;
+mod seek;
+mod serve;
+mod service;
 mod table;
+mod tcp;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use http::Forwarder;
+use ingress::Ingress;
+use pods::PodPort;
+use seek::Directory;
+use serve::Server;
+use service::Doors;
 
 use crate::wire::Outbound;
 
 pub use balance::Health;
 pub use local::{LocalPods, Registration};
 pub use outbound::OutboundPolicy;
+pub use pods::PodListener;
+pub use service::Unbound;
 pub use table::{
     Endpoint, INGRESS_CONTROLLER, IngressMatch, Objects, Protocol, Resolved, RouteTable, Service, ServiceKind,
     ServicePort,
@@ -55,61 +72,97 @@ pub enum BindError {
     Threads(io::Error),
 }
 
-/// The running network of one node.
+/// The running network of one node. Dropping it closes everything at once.
 pub struct Network {
-    table: ArcSwap<RouteTable>,
-    local: LocalPods,
-}
-
-/// Listens on a pod's address for those outside this process. Dropping it closes the listener and
-/// lets the connections' present requests finish.
-pub struct PodListener {
-    address: SocketAddr,
+    directory: Arc<Directory>,
+    forwarder: Arc<Forwarder>,
+    server: Arc<Server>,
+    /// `None`: only guests and the ingress use Services here.
+    doors: Option<Doors>,
+    ingress: Option<SocketAddr>,
+    policy: Arc<dyn OutboundPolicy>,
 }
 
 impl Network {
     /// Binds what is fixed and starts serving. Nothing is known to route to until [`Network::update`].
-    pub async fn bind(_config: NetworkConfig) -> Result<Self, BindError> {
-        Ok(Self { table: ArcSwap::default(), local: LocalPods::new() })
+    ///
+    /// # Errors
+    /// When the ingress address is taken or forbidden, or threads cannot be started.
+    pub async fn bind(config: NetworkConfig) -> Result<Self, BindError> {
+        let directory = Arc::new(Directory::new());
+        let forwarder = Arc::new(Forwarder::new(directory.clone()));
+        let server = Arc::new(Server::start(config.threads).map_err(BindError::Threads)?);
+        let ingress = match config.ingress {
+            Some(address) => Some(
+                open_ingress(&server, &forwarder, address).map_err(|source| BindError::Ingress { address, source })?,
+            ),
+            None => None,
+        };
+        let doors = config.services.then(|| Doors::new(server.clone(), forwarder.clone(), config.node_port_ip));
+        Ok(Self { directory, forwarder, server, doors, ingress, policy: config.policy })
     }
 
     /// Puts a new table in force. Listeners follow: what a new Service needs is bound, what nobody
     /// needs any more is closed once its requests are done.
     pub fn update(&self, table: Arc<RouteTable>) {
-        self.table.store(table);
+        self.directory.update(table.clone());
+        if let Some(doors) = &self.doors {
+            doors.follow(&table);
+        }
     }
 
     /// The table in force: what the next one is built from.
     pub fn table(&self) -> Arc<RouteTable> {
-        self.table.load_full()
+        Arc::clone(&self.directory.table())
     }
 
     /// Who answers for the pods of this process.
     pub fn local(&self) -> &LocalPods {
-        &self.local
+        &self.directory.local
     }
 
     /// The way out for guests.
     pub fn outbound(&self) -> Arc<dyn Outbound> {
-        Arc::new(outbound::Guests)
+        Arc::new(outbound::Guests { forwarder: self.forwarder.clone(), policy: self.policy.clone() })
     }
 
     /// Listens on `address`, a pod's, and hands requests to what is registered in [`Network::local`].
+    ///
+    /// # Errors
+    /// The system's, when the address is taken, forbidden or not of this machine.
     pub async fn listen(&self, address: SocketAddr) -> io::Result<PodListener> {
-        Ok(PodListener { address })
+        let listener = serve::bind(address, false)?;
+        let address = listener.local_addr()?;
+        let (close, local) = (self.server.listener_token(), self.local().clone());
+        self.server.accept(listener, close.clone(), Arc::new(PodPort { address, local: local.clone() }));
+        Ok(PodListener::new(address, local, close.drop_guard()))
     }
 
     /// Where the ingress listens; with port 0 configured, the port that was given.
     pub fn ingress_address(&self) -> Option<SocketAddr> {
-        None
+        self.ingress
+    }
+
+    /// The addresses of Services that could not be bound, and why.
+    pub fn unbound(&self) -> Vec<Unbound> {
+        self.doors.as_ref().map(Doors::unbound).unwrap_or_default()
     }
 
     /// Takes no new connections, lets requests in flight finish within `grace`, then closes all.
-    pub async fn shutdown(&self, _grace: Duration) {}
+    pub async fn shutdown(&self, grace: Duration) {
+        self.server.shutdown(grace).await;
+    }
 }
 
-impl PodListener {
-    pub fn address(&self) -> SocketAddr {
-        self.address
+impl Drop for Network {
+    fn drop(&mut self) {
+        self.server.cut();
     }
+}
+
+fn open_ingress(server: &Arc<Server>, forwarder: &Arc<Forwarder>, address: SocketAddr) -> io::Result<SocketAddr> {
+    let listener = serve::bind(address, true)?;
+    let address = listener.local_addr()?;
+    server.accept(listener, server.listener_token(), Arc::new(Ingress { forwarder: forwarder.clone() }));
+    Ok(address)
 }

@@ -1,8 +1,20 @@
-//! The way out for guests.
+//! The way out for guests: names as a pod's resolver would have them, then a call.
+//!
+//! Inside the cluster a guest may call Services, pods and itself (`localhost`), without a socket where
+//! the other is of this node. The world outside is closed unless the pod's owner opened it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use http::{Request, Response};
 
+use super::headers;
+use super::http::{ForwardError, Forwarder};
+use super::table::{Resolved, RouteTable, ServiceKind, ServicePort};
 use crate::wire::{CallTimeouts, Caller, HttpBody, Outbound, OutboundError};
+
+/// Names that stand for names may lead on so far: a loop must end.
+const EXTERNAL_NAME_HOPS: usize = 4;
 
 /// Whom a guest may call outside the cluster. The node knows its pods' annotations.
 pub trait OutboundPolicy: Send + Sync + 'static {
@@ -10,16 +22,125 @@ pub trait OutboundPolicy: Send + Sync + 'static {
     fn allows(&self, caller: &Caller, host: &str) -> bool;
 }
 
-pub(super) struct Guests;
+pub(super) struct Guests {
+    pub(super) forwarder: Arc<Forwarder>,
+    pub(super) policy: Arc<dyn OutboundPolicy>,
+}
+
+/// Where a call goes.
+#[derive(Debug)]
+enum Destination {
+    Inside(Arc<ServicePort>),
+    /// A host outside the cluster.
+    Outside(String, u16),
+    /// The Service is there, the port is not.
+    NoPort(String),
+}
 
 #[async_trait::async_trait]
 impl Outbound for Guests {
     async fn send(
         &self,
-        _caller: &Caller,
-        request: Request<HttpBody>,
-        _timeouts: CallTimeouts,
+        caller: &Caller,
+        mut request: Request<HttpBody>,
+        timeouts: CallTimeouts,
     ) -> Result<Response<HttpBody>, OutboundError> {
-        Err(OutboundError::UnknownHost(request.uri().to_string()))
+        let authority = request.uri().authority().cloned().ok_or_else(|| no_host(&request))?;
+        let is_tls = request.uri().scheme_str() == Some("https");
+        let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let destination = find(&self.forwarder.directory.table(), caller, host, port);
+        let port = match destination {
+            _ if is_tls => {
+                return Err(OutboundError::Failed(format!("cannot call https://{authority}: only http is spoken")));
+            }
+            Destination::Inside(port) => port,
+            Destination::Outside(host, port) => self.outside(caller, &host, port).await?,
+            Destination::NoPort(reason) => return Err(OutboundError::Refused(reason)),
+        };
+        headers::normalise(&mut request);
+        let sent = self.forwarder.forward(port, request, Some(caller.ip), timeouts.first_byte).await;
+        sent.map_err(|error| match error {
+            ForwardError::NotFound { .. } => OutboundError::Refused(error.to_string()),
+            ForwardError::Timeout(after) => OutboundError::Timeout(after),
+            ForwardError::Overloaded { .. } | ForwardError::Failed(_) => OutboundError::Failed(error.to_string()),
+        })
     }
+}
+
+impl Guests {
+    /// A host outside the cluster, if the pod may call it and it has addresses.
+    async fn outside(&self, caller: &Caller, host: &str, port: u16) -> Result<Arc<ServicePort>, OutboundError> {
+        if !self.policy.allows(caller, host) {
+            return Err(OutboundError::Denied(format!(
+                "pod {}/{} may not call {host}, which is outside the cluster; \
+                 the annotation coracle.dev/allow-outbound: {host:?} would allow it",
+                caller.namespace, caller.pod
+            )));
+        }
+        let found = tokio::net::lookup_host((host, port)).await;
+        let addresses: Vec<IpAddr> = found.map(|all| all.map(|address| address.ip()).collect()).unwrap_or_default();
+        match addresses.is_empty() {
+            true => Err(OutboundError::UnknownHost(host.to_owned())),
+            false => Ok(Arc::new(ServicePort::of_pods(host, &addresses, port))),
+        }
+    }
+}
+
+fn no_host(request: &Request<HttpBody>) -> OutboundError {
+    OutboundError::UnknownHost(format!("{} names no host", request.uri()))
+}
+
+/// Where `host:port` is, for `caller`.
+fn find(table: &RouteTable, caller: &Caller, host: &str, port: u16) -> Destination {
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return find_address(table, caller, ip, port);
+    }
+    if host.eq_ignore_ascii_case("localhost") {
+        return itself(caller, port);
+    }
+    let mut host = host.to_owned();
+    for _ in 0..EXTERNAL_NAME_HOPS {
+        let service = match table.resolve(&caller.namespace, &host) {
+            Some(Resolved::Service(service)) => service,
+            Some(Resolved::Pods(addresses)) => {
+                return Destination::Inside(Arc::new(ServicePort::of_pods(&host, addresses, port)));
+            }
+            None => return Destination::Outside(host, port),
+        };
+        match (&service.kind, service.port(port)) {
+            (ServiceKind::External(name), _) => host = name.to_string(),
+            (ServiceKind::Cluster | ServiceKind::Headless, Some(port)) => return Destination::Inside(port.clone()),
+            // The name of a headless Service is its pods': any port of theirs may be called.
+            (ServiceKind::Headless, None) => {
+                return Destination::Inside(Arc::new(ServicePort::of_pods(&host, &service.addresses, port)));
+            }
+            (ServiceKind::Cluster, None) => {
+                return Destination::NoPort(format!(
+                    "service {}/{} has no port {port}",
+                    service.namespace, service.name
+                ));
+            }
+        }
+    }
+    Destination::NoPort(format!("{host} is one of too many Services that only name each other"))
+}
+
+fn find_address(table: &RouteTable, caller: &Caller, ip: IpAddr, port: u16) -> Destination {
+    if let Some(port) = table.at(SocketAddr::new(ip, port)) {
+        return Destination::Inside(port.clone());
+    }
+    if table.is_pod(ip) || ip == caller.ip {
+        return Destination::Inside(Arc::new(ServicePort::of_pods("pod", &[ip], port)));
+    }
+    match ip {
+        IpAddr::V4(ip) if ip.octets() == [127, 0, 0, 1] => itself(caller, port),
+        IpAddr::V6(ip) if ip.is_loopback() => itself(caller, port),
+        ip => Destination::Outside(ip.to_string(), port),
+    }
+}
+
+/// A pod's localhost is the pod.
+fn itself(caller: &Caller, port: u16) -> Destination {
+    Destination::Inside(Arc::new(ServicePort::of_pods("localhost", &[caller.ip], port)))
 }

@@ -6,8 +6,6 @@
 
 mod build;
 mod ingress;
-#[cfg(test)]
-mod tests;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
