@@ -6,6 +6,7 @@
 //! [`fake`] is a runtime whose containers do what a test tells them.
 
 pub mod fake;
+pub mod wasm;
 
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -1,0 +1,175 @@
+//! From a file's bytes to what they are, with a plain word for everything they might be instead.
+//!
+//! Only the first bytes are looked at here; whether the code is valid is the compiler's to say. Code
+//! that was compiled ahead of time is never accepted from outside: loading it means trusting it.
+
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use super::super::ImageError;
+
+/// The largest module read. Real ones have a few MiB; compiling takes memory of many times the size.
+pub const MAX_MODULE_BYTES: u64 = 128 << 20;
+
+/// What a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A core module (WASI 0.1).
+    Module,
+    /// A component (WASI 0.2).
+    Component,
+}
+
+/// Reads the file, checks that it is the one that was named, and says what it is.
+pub fn read(path: &Path, reference: &str, digest: &str) -> Result<(Vec<u8>, Form), ImageError> {
+    let unreadable = |source| ImageError::Unreadable { path: path.to_owned(), source };
+    let length = std::fs::metadata(path).map_err(unreadable)?.len();
+    if length > MAX_MODULE_BYTES {
+        return Err(invalid(reference, format!("it has {length} bytes; at most {MAX_MODULE_BYTES} are taken")));
+    }
+    let bytes = std::fs::read(path).map_err(unreadable)?;
+    let found = digest_of(&bytes);
+    if !digest.is_empty() && digest != found {
+        return Err(invalid(reference, format!("the file changed: expected digest {digest}, found {found}")));
+    }
+    let form = classify(&bytes).map_err(|why| invalid(reference, why))?;
+    Ok((bytes, form))
+}
+
+/// `sha256:…` of some bytes, as images are named.
+pub fn digest_of(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    Sha256::digest(bytes).iter().fold("sha256:".to_owned(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// The error for an image that is no use, naming it.
+pub fn invalid(reference: &str, why: impl std::fmt::Display) -> ImageError {
+    ImageError::Invalid(format!("image {reference:?} cannot run: {why}"))
+}
+
+/// What the bytes are, or in plain words why they are not WebAssembly.
+pub fn classify(bytes: &[u8]) -> Result<Form, String> {
+    if let Some(binary) = bytes.strip_prefix(b"\0asm") {
+        return classify_binary(binary);
+    }
+    if let Some(form) = text_form(bytes) {
+        return Ok(form);
+    }
+    Err(match bytes {
+        [] => "the file is empty".to_owned(),
+        _ if b"\0asm".starts_with(bytes) => truncated(bytes.len()),
+        [0x7f, b'E', b'L', b'F', ..] => {
+            "it is native or precompiled code, which is never accepted; give the .wasm file it was made from".to_owned()
+        }
+        [0x1f, 0x8b, ..] => "it is gzip-compressed; give the .wasm file itself".to_owned(),
+        [b'P', b'K', 3, 4, ..] => "it is a zip archive; give the .wasm file itself".to_owned(),
+        [b'#', b'!', ..] => "it is a script, not WebAssembly".to_owned(),
+        _ => {
+            let head: Vec<String> = bytes.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+            format!("it is not WebAssembly: it begins with {}, not with 00 61 73 6d (\"\\0asm\")", head.join(" "))
+        }
+    })
+}
+
+/// After the magic number come a version and, in components, a layer.
+fn classify_binary(rest: &[u8]) -> Result<Form, String> {
+    match rest {
+        [1, 0, 0, 0, ..] => Ok(Form::Module),
+        [0x0d, 0, 1, 0, ..] => Ok(Form::Component),
+        [version, _, 1, 0, ..] => {
+            Err(format!("it is a component of the unreleased format {version}; rebuild it with current tools"))
+        }
+        [version, ..] if rest.len() >= 4 => Err(format!("it is WebAssembly of the unknown version {version}")),
+        _ => Err(truncated(rest.len() + 4)),
+    }
+}
+
+fn truncated(length: usize) -> String {
+    format!("the file is truncated: it ends after {length} bytes")
+}
+
+/// The text format: its first form, past blanks and comments, is a module or a component.
+fn text_form(bytes: &[u8]) -> Option<Form> {
+    let mut text = std::str::from_utf8(bytes).ok()?;
+    loop {
+        text = text.trim_start();
+        if let Some(comment) = text.strip_prefix(";;") {
+            text = comment.split_once('\n')?.1;
+        } else if let Some(comment) = text.strip_prefix("(;") {
+            text = comment.split_once(";)")?.1;
+        } else {
+            break;
+        }
+    }
+    let form = text.strip_prefix('(')?.trim_start();
+    if form.starts_with("component") {
+        return Some(Form::Component);
+    }
+    form.starts_with("module").then_some(Form::Module)
+}
+
+/// The compiler's complaint in fewer words, the truncated file singled out.
+pub fn explain_compile_error(error: &wasmtime::Error) -> String {
+    let text = format!("{error:#}");
+    if text.contains("unexpected end") {
+        return format!("the file is truncated or damaged: {text}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_recognised_or_explained() {
+        let ok: &[(&[u8], Form)] = &[
+            (b"\0asm\x01\0\0\0", Form::Module),
+            (b"\0asm\x0d\0\x01\0", Form::Component),
+            (b"  ;; comment\n (; block ;) (module)", Form::Module),
+            (b"( component )", Form::Component),
+        ];
+        for (bytes, form) in ok {
+            assert_eq!(classify(bytes), Ok(*form), "{bytes:?}");
+        }
+        let bad: &[(&[u8], &str)] = &[
+            (b"", "the file is empty"),
+            (b"\0as", "the file is truncated: it ends after 3 bytes"),
+            (b"\0asm\x01", "the file is truncated: it ends after 5 bytes"),
+            (b"\0asm\x02\0\0\0", "unknown version 2"),
+            (b"\0asm\x0a\0\x01\0", "unreleased format 10"),
+            (b"\x7fELF\x02", "precompiled code, which is never accepted"),
+            (b"\x1f\x8b\x08", "gzip-compressed"),
+            (b"PK\x03\x04", "zip archive"),
+            (b"#!/bin/sh\n", "a script"),
+            (b"<html>", "it begins with 3c 68 74 6d"),
+            (b";; only a comment", "not WebAssembly"),
+        ];
+        for (bytes, part) in bad {
+            let why = classify(bytes).unwrap_err();
+            assert!(why.contains(part), "{bytes:?}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_the_one_named_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.wat");
+        std::fs::write(&path, "(module)").unwrap();
+        assert!(read(&path, "m:1", &digest_of(b"(module)")).is_ok());
+        let error = read(&path, "m:1", "sha256:00").unwrap_err().to_string();
+        assert!(error.contains("image \"m:1\" cannot run: the file changed"), "{error}");
+        assert!(matches!(read(&dir.path().join("no"), "m:1", ""), Err(ImageError::Unreadable { .. })));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_get_an_answer(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..64)) {
+            let _ = classify(&bytes);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Response bodies as they come out of a guest.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Full};
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+
+use super::http::StreamingGuest;
+use crate::wire::{BoxError, HttpBody};
+
+const UNFINISHED: &str = "the guest ended without finishing its response";
+
+/// The body of a guest that has ended: everything it wrote is here, so that its length is known.
+pub fn collect_ready(mut body: HyperOutgoingBody) -> Result<HttpBody, String> {
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut frames = VecDeque::new();
+    loop {
+        match Pin::new(&mut body).poll_frame(&mut cx) {
+            Poll::Ready(Some(Ok(frame))) => frames.push_back(frame),
+            Poll::Ready(Some(Err(error))) => return Err(format!("the guest's response failed: {error}")),
+            Poll::Ready(None) => break,
+            Poll::Pending => return Err(UNFINISHED.to_owned()),
+        }
+    }
+    if frames.len() <= 1 && frames.iter().all(Frame::is_data) {
+        let data = frames.pop_front().and_then(|frame| frame.into_data().ok()).unwrap_or_default();
+        return Ok(Full::new(data).map_err(|never| match never {}).boxed_unsync());
+    }
+    Ok(Frames(frames).boxed_unsync())
+}
+
+/// Several frames, all here.
+struct Frames(VecDeque<Frame<Bytes>>);
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Ready(self.0.pop_front().map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let length = self.0.iter().filter_map(|frame| frame.data_ref()).map(|data| data.len() as u64).sum();
+        SizeHint::with_exact(length)
+    }
+}
+
+/// A body whose guest is still at work on it: reading it runs the guest.
+pub struct StreamingBody {
+    body: HyperOutgoingBody,
+    /// `None` once the body has ended, or failed.
+    guest: Option<StreamingGuest>,
+    /// Bytes the head announced and that have not come; a reader that counts stops after them and
+    /// never asks for the end.
+    missing: Option<u64>,
+}
+
+impl StreamingBody {
+    pub fn new(body: HyperOutgoingBody, guest: StreamingGuest, length: Option<u64>) -> Self {
+        Self { body, guest: Some(guest), missing: length }
+    }
+
+    fn fail(&mut self, why: String) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.guest = None;
+        Poll::Ready(Some(Err(why.into())))
+    }
+
+    /// What the guest has written, if anything new.
+    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else { return Poll::Pending };
+        match frame {
+            Some(Ok(frame)) => {
+                if let (Some(missing), Some(data)) = (&mut self.missing, frame.data_ref()) {
+                    *missing = missing.saturating_sub(data.len() as u64);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => self.fail(format!("the guest's response failed: {error}")),
+            None => {
+                if let Some(guest) = self.guest.take() {
+                    guest.finish();
+                }
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+impl Body for StreamingBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        if let Poll::Ready(frame) = this.poll_written(cx) {
+            return Poll::Ready(frame);
+        }
+        let Some(guest) = &mut this.guest else { return Poll::Ready(None) };
+        let ended = match guest.poll_end(cx) {
+            Poll::Ready(Err(why)) => return this.fail(why),
+            Poll::Ready(Ok(())) => true,
+            Poll::Pending => false,
+        };
+        // The guest may have written while it ran.
+        match this.poll_written(cx) {
+            Poll::Ready(frame) => Poll::Ready(frame),
+            Poll::Pending if ended => this.fail(UNFINISHED.to_owned()),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for StreamingBody {
+    fn drop(&mut self) {
+        if self.missing == Some(0)
+            && let Some(guest) = self.guest.take()
+        {
+            guest.finish();
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Programs that run by themselves: `wasi:cli/run` and a core module's `_start`.
+//!
+//! One instance and one task per life. WASI knows no signals, so a command that is stopped ends as a
+//! process that handles none: at once, with 143 (SIGTERM), or 137 when no grace was given.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use wasmtime::InstancePre;
+use wasmtime_wasi::p2::bindings::CommandPre;
+
+use super::super::{Container, RunState, Usage};
+use super::guest::{CoreGuest, Guest, Surroundings};
+use super::instance::new_store;
+use super::life::{Ending, KILLED_EXIT_CODE, Life, TERMINATED_EXIT_CODE, Verdict};
+use super::run::{Guarded, Halt};
+use crate::wire::HttpService;
+
+/// A command in its one life.
+pub struct CommandContainer {
+    life: Arc<Life>,
+    /// Held while it runs: a stopped command is drained when its task is gone.
+    ending: watch::Sender<Option<Ending>>,
+}
+
+impl CommandContainer {
+    /// Starts a component's `run`.
+    pub fn component(
+        life: Arc<Life>,
+        pre: CommandPre<Guest>,
+        surroundings: Arc<Surroundings>,
+        slot: OwnedSemaphorePermit,
+    ) -> Self {
+        let theirs = life.clone();
+        Self::spawn(life, async move {
+            let _occupied = theirs.count_instance(slot);
+            let engine = &theirs.host.engine.engine;
+            let mut store = new_store(engine, surroundings.guest(), |guest| &mut guest.limiter);
+            let command = pre.instantiate_async(&mut store).await?;
+            // `run` says only whether it went well; other codes come as `exit-with-code`.
+            Ok(match command.wasi_cli_run().call_run(&mut store).await? {
+                Ok(()) => Ending::completed(),
+                Err(()) => Ending::error(1, ""),
+            })
+        })
+    }
+
+    /// Starts a core module's `_start`.
+    pub fn core(life: Arc<Life>, pre: InstancePre<CoreGuest>, guest: CoreGuest, slot: OwnedSemaphorePermit) -> Self {
+        let theirs = life.clone();
+        Self::spawn(life, async move {
+            let _occupied = theirs.count_instance(slot);
+            let mut store = new_store(&theirs.host.engine.engine, guest, |guest| &mut guest.limiter);
+            let instance = pre.instantiate_async(&mut store).await?;
+            let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
+            start.call_async(&mut store, ()).await?;
+            Ok(Ending::completed())
+        })
+    }
+
+    fn spawn(life: Arc<Life>, guest: impl Future<Output = wasmtime::Result<Ending>> + Send + 'static) -> Self {
+        let run = Guarded::new(life.clone(), guest);
+        let ending = watch::Sender::new(None);
+        let (theirs, stopped) = (life.clone(), ending.subscribe());
+        tokio::spawn(async move {
+            let ending = match run.await {
+                Ok(Ok(ending)) => ending,
+                Ok(Err(error)) => match Verdict::of(&error) {
+                    Verdict::End(ending) => ending,
+                    Verdict::NoRoom(why) => Ending::error(KILLED_EXIT_CODE, why),
+                },
+                Err(Halt::Panicked(what)) => Ending::host_panic(&what),
+                Err(Halt::Killed) => stopped.borrow().clone().unwrap_or_else(killed),
+            };
+            theirs.end(ending);
+        });
+        Self { life, ending }
+    }
+}
+
+fn killed() -> Ending {
+    Ending::error(KILLED_EXIT_CODE, "interrupted")
+}
+
+#[async_trait::async_trait]
+impl Container for CommandContainer {
+    fn state(&self) -> watch::Receiver<RunState> {
+        self.life.state()
+    }
+
+    fn http(&self) -> Option<Arc<dyn HttpService>> {
+        None
+    }
+
+    async fn stop(&self, grace: Duration) {
+        let ending = if grace.is_zero() { killed() } else { Ending::error(TERMINATED_EXIT_CODE, "terminated") };
+        self.ending.send_replace(Some(ending));
+        self.life.kill();
+        let mut state = self.life.state();
+        let _ = state.wait_for(|state| matches!(state, RunState::Exited(_))).await;
+    }
+
+    fn usage(&self) -> Usage {
+        self.life.usage()
+    }
+}

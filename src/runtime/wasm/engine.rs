@@ -1,0 +1,140 @@
+//! The engine: how guest code is compiled, where instances live, and how many there may be.
+//!
+//! One engine a process. Instances live in a pool of slots that are mapped once and reused, so that an
+//! instance per request costs microseconds: a slot's first pages stay resident and are reset by copying,
+//! and memories start as copy-on-write images of the module's data. What bounds the pool is not memory
+//! but the kernel's count of mappings: each stack takes two from the start, each live memory up to four.
+//! A machine that cannot give the pool its address space gets a smaller pool, and at last none.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails};
+
+use super::ticker::Ticker;
+
+/// Instances at a time when nothing else bounds them. More are queued, then answered with "overloaded".
+const MAX_INSTANCES: u32 = 4096;
+/// A machine that cannot hold this many is served without a pool.
+const MIN_INSTANCES: u32 = 16;
+/// Mappings one instance may take: its stack (2), two memories (4 each when grown), spare.
+const MAPS_PER_INSTANCE: u32 = 10;
+/// Mappings left to everything else in the process: code, threads, the allocator, files.
+const MAPS_RESERVED: u32 = 12_000;
+/// Linux's default, should the kernel not say.
+const DEFAULT_MAX_MAP_COUNT: u32 = 65_530;
+
+/// The most any one memory may hold; what a 32-bit memory can address. Pods are limited far below.
+pub const MAX_MEMORY_BYTES: usize = 4 << 30;
+/// Reset by copying rather than by giving pages back, which would fault them in again for the next call.
+const MEMORY_KEEP_RESIDENT: usize = 256 << 10;
+const TABLE_KEEP_RESIDENT: usize = 16 << 10;
+/// Free slots that keep their resident pages; bounds what an idle node holds for speed (about 25 MiB).
+const WARM_SLOTS: u32 = 96;
+/// Frames of a trap's backtrace: the message must fit a container's termination message.
+const BACKTRACE_FRAMES: usize = 24;
+
+/// The engine with what belongs to it.
+pub struct HostEngine {
+    pub engine: Engine,
+    pub ticker: Arc<Ticker>,
+    /// Instances that may live at a time.
+    pub capacity: usize,
+    /// Whether instances come from the pool; without it each costs system calls.
+    pub pooled: bool,
+}
+
+impl HostEngine {
+    /// Makes the engine with room for `max_instances`, or as many as this machine can hold.
+    pub fn new(max_instances: Option<u32>) -> wasmtime::Result<Self> {
+        let mut count = max_instances.unwrap_or(MAX_INSTANCES).min(fitting_instances(max_map_count())).max(1);
+        loop {
+            match Engine::new(&pooled(count)) {
+                Ok(engine) => return Self::with(engine, count as usize, true),
+                Err(error) if count > MIN_INSTANCES => {
+                    tracing::warn!(count, "cannot reserve the instance pool, trying half of it: {error:#}");
+                    count = (count / 2).max(MIN_INSTANCES);
+                }
+                Err(error) => {
+                    tracing::warn!("no instance pool, instances are mapped one by one: {error:#}");
+                    return Self::with(Engine::new(&base())?, count as usize, false);
+                }
+            }
+        }
+    }
+
+    fn with(engine: Engine, capacity: usize, pooled: bool) -> wasmtime::Result<Self> {
+        let ticker = Ticker::start(engine.clone())?;
+        Ok(Self { engine, ticker: Arc::new(ticker), capacity, pooled })
+    }
+}
+
+/// How many instances fit under the kernel's bound on mappings.
+fn fitting_instances(max_map_count: u32) -> u32 {
+    (max_map_count.saturating_sub(MAPS_RESERVED) / MAPS_PER_INSTANCE).max(MIN_INSTANCES)
+}
+
+fn max_map_count() -> u32 {
+    std::fs::read_to_string("/proc/sys/vm/max_map_count")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(DEFAULT_MAX_MAP_COUNT)
+}
+
+/// What holds with and without the pool.
+fn base() -> Config {
+    let mut config = Config::new();
+    config.epoch_interruption(true);
+    config.concurrency_support(false);
+    // Memories shared between threads escape the limiter, and no WASI that is served starts threads.
+    config.wasm_threads(false);
+    config.wasm_backtrace_max_frames(NonZeroUsize::new(BACKTRACE_FRAMES));
+    config.wasm_backtrace_details(WasmBacktraceDetails::Disable);
+    config.memory_init_cow(true);
+    config.parallel_compilation(true);
+    config
+}
+
+fn pooled(count: u32) -> Config {
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_component_instances(count)
+        // A component made by today's tools has up to a handful of core instances (the module, its
+        // adapter, two shims); these are counters, not reservations.
+        .total_core_instances(count.saturating_mul(8))
+        .total_memories(count.saturating_mul(2))
+        .total_tables(count.saturating_mul(4))
+        .total_stacks(count)
+        .total_gc_heaps(count.min(64))
+        .max_memory_size(MAX_MEMORY_BYTES)
+        .max_memories_per_module(4)
+        .max_tables_per_module(8)
+        .table_elements(50_000)
+        .max_core_instances_per_component(64)
+        .max_memories_per_component(16)
+        .max_tables_per_component(32)
+        .max_unused_warm_slots(WARM_SLOTS)
+        .linear_memory_keep_resident(MEMORY_KEEP_RESIDENT)
+        .table_keep_resident(TABLE_KEEP_RESIDENT);
+    let mut config = base();
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pool_fits_under_the_bound_on_mappings() {
+        assert_eq!(fitting_instances(65_530), 5353);
+        assert_eq!(fitting_instances(1_048_576), 103_657);
+        assert_eq!(fitting_instances(1000), MIN_INSTANCES);
+    }
+
+    #[test]
+    fn an_engine_is_made_with_the_room_asked_for() {
+        let host = HostEngine::new(Some(20)).unwrap();
+        assert_eq!(host.capacity, 20);
+        assert!(host.pooled);
+    }
+}

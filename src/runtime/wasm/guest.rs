@@ -1,0 +1,192 @@
+//! What an instance sees of the world: exactly what its container was given.
+//!
+//! Arguments, variables, mounted directories, two output streams, clocks, random numbers and the
+//! node's way out for HTTP. Standard input is empty and nothing is inherited from the host's process.
+//! Sockets reach the pod's own address and nothing else: every pod of a machine shares the kernel's
+//! loopback, so even 127.0.0.1 would be somebody else's. What all instances share is made once per
+//! container; an instance takes references, so that making one costs next to nothing.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use wasmtime::component::{HasData, ResourceTable};
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::p2::bindings::cli::environment;
+use wasmtime_wasi::sockets::WasiSocketsCtx;
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use super::super::{ContainerSpec, Mount, Output, SandboxSpec, StartError, Stream};
+use super::limits::{Account, Limiter};
+use super::outbound::Hooks;
+use super::output::Lines;
+use crate::wire::{Caller, Outbound};
+
+/// Resources (streams, bodies, headers, files) that one instance may hold at a time.
+const MAX_RESOURCES: usize = 8192;
+/// Random bytes for one call.
+const MAX_RANDOM_BYTES: u64 = 1 << 20;
+
+/// What the instances of a container share.
+pub struct Surroundings {
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    mounts: Vec<Mount>,
+    filesystem: WasiFilesystemCtx,
+    sockets: WasiSocketsCtx,
+    output: Arc<dyn Output>,
+    caller: Arc<Caller>,
+    outbound: Arc<dyn Outbound>,
+    pub memory: Arc<Account>,
+    pub pod_memory: Arc<Account>,
+}
+
+impl Surroundings {
+    /// Opens the mounts; the error names the one that cannot be.
+    pub fn new(
+        pod: &SandboxSpec,
+        caller: Arc<Caller>,
+        spec: &ContainerSpec,
+        memory: Arc<Account>,
+        pod_memory: Arc<Account>,
+    ) -> Result<Self, StartError> {
+        let mut template = WasiCtxBuilder::new();
+        open_mounts(&mut template, &spec.mounts)?;
+        allow_own_address(&mut template, pod.ip);
+        let mut template = template.build();
+        Ok(Self {
+            args: spec.args.clone(),
+            env: spec.env.clone(),
+            mounts: spec.mounts.clone(),
+            filesystem: template.filesystem().clone(),
+            sockets: template.sockets().clone(),
+            output: spec.output.clone(),
+            caller,
+            outbound: pod.outbound.clone(),
+            memory,
+            pod_memory,
+        })
+    }
+
+    fn limiter(&self) -> Limiter {
+        Limiter::new(self.memory.clone(), self.pod_memory.clone())
+    }
+
+    fn lines(&self, stream: Stream) -> Lines {
+        Lines::new(self.output.clone(), stream)
+    }
+
+    /// The state of a component's instance.
+    pub fn guest(self: &Arc<Self>) -> Guest {
+        let mut builder = WasiCtxBuilder::new();
+        builder.stdout(self.lines(Stream::Stdout)).stderr(self.lines(Stream::Stderr)).max_random_size(MAX_RANDOM_BYTES);
+        let mut wasi = builder.build();
+        wasi.filesystem().clone_from(&self.filesystem);
+        wasi.sockets().clone_from(&self.sockets);
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MAX_RESOURCES);
+        Guest {
+            wasi,
+            table,
+            http: WasiHttpCtx::new(),
+            hooks: Hooks { caller: self.caller.clone(), outbound: self.outbound.clone() },
+            limiter: self.limiter(),
+            surroundings: self.clone(),
+        }
+    }
+
+    /// The state of a core module's instance. It opens the mounts anew, since the older interface
+    /// takes them only at the beginning.
+    pub fn core_guest(&self) -> Result<CoreGuest, StartError> {
+        let mut builder = WasiCtxBuilder::new();
+        builder
+            .args(&self.args)
+            .envs(&self.env)
+            .stdout(self.lines(Stream::Stdout))
+            .stderr(self.lines(Stream::Stderr))
+            .max_random_size(MAX_RANDOM_BYTES);
+        open_mounts(&mut builder, &self.mounts)?;
+        Ok(CoreGuest { wasi: builder.build_p1(), limiter: self.limiter() })
+    }
+}
+
+fn open_mounts(builder: &mut WasiCtxBuilder, mounts: &[Mount]) -> Result<(), StartError> {
+    for mount in mounts {
+        let perms = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
+        builder.preopened_dir(&mount.host, &mount.guest, perms).map_err(|error| mount_error(mount, &error))?;
+    }
+    Ok(())
+}
+
+fn mount_error(mount: &Mount, error: &wasmtime::Error) -> StartError {
+    let host: &Path = &mount.host;
+    let hint = if host.is_file() { " (it is a file; only directories can be mounted)" } else { "" };
+    StartError::Other(format!("cannot mount {} at {}: {error:#}{hint}", host.display(), mount.guest))
+}
+
+fn allow_own_address(builder: &mut WasiCtxBuilder, own: IpAddr) {
+    builder
+        .allow_tcp(true)
+        .allow_udp(true)
+        .allow_ip_name_lookup(false)
+        .socket_addr_check(move |address, _use| Box::pin(std::future::ready(address.ip() == own)));
+}
+
+/// The state of a component's instance.
+pub struct Guest {
+    wasi: WasiCtx,
+    table: ResourceTable,
+    http: WasiHttpCtx,
+    hooks: Hooks,
+    pub limiter: Limiter,
+    surroundings: Arc<Surroundings>,
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.hooks }
+    }
+}
+
+/// The state of a core module's instance.
+pub struct CoreGuest {
+    pub wasi: WasiP1Ctx,
+    pub limiter: Limiter,
+}
+
+/// Serves `wasi:cli/environment` from what the container shares, so that an instance that never asks
+/// for its variables never copies them.
+pub struct SharedEnvironment;
+
+impl HasData for SharedEnvironment {
+    type Data<'a> = EnvironmentView<'a>;
+}
+
+pub struct EnvironmentView<'a>(&'a Surroundings);
+
+/// The guest's arguments and variables, by reference.
+pub fn environment_of(guest: &mut Guest) -> EnvironmentView<'_> {
+    EnvironmentView(&guest.surroundings)
+}
+
+impl environment::Host for EnvironmentView<'_> {
+    fn get_environment(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
+        Ok(self.0.env.clone())
+    }
+
+    fn get_arguments(&mut self) -> wasmtime::Result<Vec<String>> {
+        Ok(self.0.args.clone())
+    }
+
+    fn initial_cwd(&mut self) -> wasmtime::Result<Option<String>> {
+        Ok(None)
+    }
+}

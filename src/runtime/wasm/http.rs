@@ -1,0 +1,443 @@
+//! Answering calls: `wasi:http/incoming-handler`, an instance per request.
+//!
+//! A call runs the guest inside the task that wants the answer: no task is spawned and no thread is
+//! crossed, so a small answer is complete after one poll of the guest and its instance is gone before
+//! the response is sent. An answer that streams carries its guest along in the response's body, where
+//! reading the body runs the guest. An idle container is this structure and nothing else: no instance,
+//! no task, no timer.
+//!
+//! A caller that goes away takes its guest with it. A trap fails its call and ends the life; calls on
+//! other instances finish. With [`InstancePolicy::max_requests_per_instance`] above one, an instance
+//! that ended well waits a while for the next call.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::header::HOST;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio::time::{Instant, Sleep};
+use wasmtime::Store;
+use wasmtime_wasi_http::WasiHttpView;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+
+use super::super::{Container, InstancePolicy, RunState, Usage};
+use super::body::{StreamingBody, collect_ready};
+use super::guest::{Guest, Surroundings};
+use super::instance::{new_store, wait_for_slot};
+use super::life::{Ending, KILLED_EXIT_CODE, Life, Occupied, Ticket, Verdict};
+use super::run::{Guarded, Halt};
+use crate::wire::{CallError, HttpBody, HttpService};
+
+/// Instances kept for reuse in one container; more at a time are thrown away after their call.
+const MAX_IDLE_INSTANCES: usize = 64;
+/// What a refused caller is told to wait.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long killed calls may take to unwind before `stop` returns without them.
+const UNWIND_TIME: Duration = Duration::from_secs(5);
+
+/// A `wasi:http` container in its one life.
+#[derive(Clone)]
+pub struct HttpContainer(Arc<Server>);
+
+pub struct Server {
+    life: Arc<Life>,
+    pre: ProxyPre<Guest>,
+    surroundings: Arc<Surroundings>,
+    policy: InstancePolicy,
+    idle: Mutex<Idle>,
+}
+
+/// Instances that wait for their next call; empty unless the policy allows reuse.
+#[derive(Default)]
+struct Idle {
+    /// The latest last: it is the one taken, its memory being the warmest.
+    instances: Vec<(Instant, Box<Live>)>,
+    reaping: bool,
+}
+
+/// An instance between or during calls.
+pub struct Live {
+    store: Store<Guest>,
+    proxy: Proxy,
+    served: u32,
+    _occupied: Occupied,
+}
+
+/// What the guest's execution of one call comes to.
+enum Outcome {
+    /// It ran to its end; the instance is sound.
+    Returned(Box<Live>),
+    /// No instance could be made. The guest has not seen the request.
+    NotMade(wasmtime::Error, Request<HttpBody>),
+    /// A trap, an exit or a limit.
+    Ended(wasmtime::Error),
+    /// The host could not put the call to the guest; no fault of the instance's code.
+    NotPut(wasmtime::Error),
+}
+
+/// The same after the life was told of it.
+enum Settled {
+    Returned(Box<Live>),
+    Handed(CallError),
+    Failed(String),
+}
+
+type Head = Result<Response<HyperOutgoingBody>, ErrorCode>;
+
+impl HttpContainer {
+    pub fn new(life: Arc<Life>, pre: ProxyPre<Guest>, surroundings: Arc<Surroundings>, policy: InstancePolicy) -> Self {
+        Self(Arc::new(Server { life, pre, surroundings, policy, idle: Mutex::default() }))
+    }
+
+    /// Makes one instance and throws it away: a guest that cannot start ends its life now, not with
+    /// the first call.
+    pub async fn probe(&self) {
+        let server = self.0.clone();
+        let Ok(slot) = wait_for_slot(&server.life.host).await else { return };
+        let theirs = server.clone();
+        let made = Guarded::new(server.life.clone(), async move { theirs.make(slot).await.map(drop) });
+        match tokio::time::timeout(server.policy.request_timeout, made).await {
+            Ok(Ok(Ok(()))) | Ok(Err(Halt::Killed)) => {}
+            Ok(Ok(Err(error))) => {
+                if let Verdict::End(ending) = Verdict::of(&error) {
+                    server.life.end(ending);
+                }
+            }
+            Ok(Err(Halt::Panicked(what))) => server.life.end(Ending::host_panic(&what)),
+            Err(_) => {
+                let timeout = server.policy.request_timeout;
+                server.life.end(Ending::error(KILLED_EXIT_CODE, format!("no instance was ready within {timeout:?}")));
+            }
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Container for HttpContainer {
+    fn state(&self) -> watch::Receiver<RunState> {
+        self.0.life.state()
+    }
+
+    fn http(&self) -> Option<Arc<dyn HttpService>> {
+        Some(Arc::new(self.clone()))
+    }
+
+    async fn stop(&self, grace: Duration) {
+        let life = &self.0.life;
+        life.close();
+        self.0.forget_idle();
+        if life.drained_within(grace).await {
+            life.end(Ending::completed());
+            return;
+        }
+        life.kill();
+        life.drained_within(UNWIND_TIME).await;
+        let message = format!("calls were still in flight after {grace:?} and were interrupted");
+        life.end(Ending::error(KILLED_EXIT_CODE, message));
+    }
+
+    fn usage(&self) -> Usage {
+        self.0.life.usage()
+    }
+}
+
+#[async_trait::async_trait]
+impl HttpService for HttpContainer {
+    async fn call(&self, request: Request<HttpBody>) -> Result<Response<HttpBody>, CallError> {
+        let server = &self.0;
+        let Some(ticket) = server.life.admit() else { return Err(undelivered("the container has ended", request)) };
+        if ticket.ahead >= server.policy.max_concurrent {
+            return Err(CallError::Overloaded { retry_after: RETRY_AFTER });
+        }
+        let Some(request) = with_authority(request) else { return Ok(bad_request()) };
+        let (tell_head, head) = oneshot::channel();
+        let guest = match server.take_idle() {
+            Some(live) => Guarded::new(server.life.clone(), serve(live, request, tell_head)),
+            None => {
+                let Ok(slot) = wait_for_slot(&server.life.host).await else {
+                    return Err(CallError::Overloaded { retry_after: RETRY_AFTER });
+                };
+                let theirs = server.clone();
+                Guarded::new(server.life.clone(), async move {
+                    match theirs.make(slot).await {
+                        Ok(live) => serve(live, request, tell_head).await,
+                        Err(error) => Outcome::NotMade(error, request),
+                    }
+                })
+            }
+        };
+        Call { server: server.clone(), guest, head, ticket }.answer().await
+    }
+}
+
+impl Server {
+    /// A fresh instance.
+    async fn make(&self, slot: OwnedSemaphorePermit) -> wasmtime::Result<Box<Live>> {
+        let occupied = self.life.count_instance(slot);
+        let mut store = new_store(&self.life.host.engine.engine, self.surroundings.guest(), |guest| &mut guest.limiter);
+        let proxy = self.pre.instantiate_async(&mut store).await?;
+        Ok(Box::new(Live { store, proxy, served: 0, _occupied: occupied }))
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_idle(&self) -> Option<Box<Live>> {
+        if self.policy.max_requests_per_instance <= 1 {
+            return None;
+        }
+        self.idle().instances.pop().map(|(_, live)| live)
+    }
+
+    /// Keeps a sound instance for the next call, or drops it.
+    fn keep(self: &Arc<Self>, live: Box<Live>) {
+        if live.served >= self.policy.max_requests_per_instance || self.life.is_closed() {
+            return;
+        }
+        let mut idle = self.idle();
+        if idle.instances.len() >= MAX_IDLE_INSTANCES {
+            return;
+        }
+        idle.instances.push((Instant::now(), live));
+        if !std::mem::replace(&mut idle.reaping, true) {
+            tokio::spawn(reap(Arc::downgrade(self), self.policy.idle_timeout));
+        }
+    }
+
+    fn forget_idle(&self) {
+        let forgotten = std::mem::take(&mut self.idle().instances);
+        drop(forgotten);
+    }
+
+    /// Tells the life how a call's execution ended.
+    fn settle(&self, outcome: Result<Outcome, Halt>) -> Settled {
+        let (error, request) = match outcome {
+            Ok(Outcome::Returned(live)) => return Settled::Returned(live),
+            Ok(Outcome::NotPut(error)) => return Settled::Failed(format!("the call could not be made: {error:#}")),
+            Err(Halt::Killed) => return Settled::Failed("interrupted: the container was stopped".to_owned()),
+            Err(Halt::Panicked(what)) => {
+                let ending = Ending::host_panic(&what);
+                let text = ending.message.clone();
+                self.life.end(ending);
+                return Settled::Failed(text);
+            }
+            Ok(Outcome::NotMade(error, request)) => (error, Some(request)),
+            Ok(Outcome::Ended(error)) => (error, None),
+        };
+        let text = match Verdict::of(&error) {
+            Verdict::End(ending) => {
+                let text = describe(&ending);
+                self.life.end(ending);
+                self.forget_idle();
+                text
+            }
+            Verdict::NoRoom(_) => return Settled::Handed(CallError::Overloaded { retry_after: RETRY_AFTER }),
+        };
+        match request {
+            Some(request) => Settled::Handed(undelivered(&text, request)),
+            None => Settled::Failed(text),
+        }
+    }
+}
+
+fn describe(ending: &Ending) -> String {
+    if ending.message.is_empty() {
+        return format!("the guest exited with code {} while it answered", ending.code);
+    }
+    ending.message.clone()
+}
+
+/// Puts the request to an instance and runs it to the end.
+async fn serve(mut live: Box<Live>, request: Request<HttpBody>, tell_head: oneshot::Sender<Head>) -> Outcome {
+    live.served += 1;
+    let Live { store, proxy, .. } = &mut *live;
+    let mut view = store.data_mut().http();
+    let request =
+        request.map(|body| body.map_err(|error| wasmtime_wasi_http::Error::InternalError(Some(error.to_string()))));
+    let put = view
+        .new_incoming_request(Scheme::Http, request)
+        .and_then(|request| Ok((request, view.new_response_outparam(tell_head)?)));
+    let (request, response) = match put {
+        Ok(put) => put,
+        Err(error) => return Outcome::NotPut(error),
+    };
+    match proxy.wasi_http_incoming_handler().call_handle(store, request, response).await {
+        Ok(()) => Outcome::Returned(live),
+        Err(error) => Outcome::Ended(error),
+    }
+}
+
+/// A call whose response has not begun.
+struct Call {
+    server: Arc<Server>,
+    guest: Guarded<Outcome>,
+    head: oneshot::Receiver<Head>,
+    ticket: Ticket,
+}
+
+/// What came first.
+enum First {
+    Response(Response<HyperOutgoingBody>, Option<Box<Live>>),
+    Refusal(ErrorCode, Option<Box<Live>>),
+    Handed(CallError),
+    Failed(String),
+    TimedOut,
+}
+
+impl Call {
+    async fn answer(mut self) -> Result<Response<HttpBody>, CallError> {
+        let timeout = self.server.policy.request_timeout;
+        let mut deadline: Option<Pin<Box<Sleep>>> = None;
+        match poll_fn(|cx| self.poll_first(cx, timeout, &mut deadline)).await {
+            First::Response(response, Some(live)) => self.buffered(response, live),
+            First::Response(response, None) => Ok(self.streaming(response)),
+            First::Refusal(code, live) => {
+                if let Some(live) = live {
+                    self.server.keep(live);
+                }
+                Err(CallError::Failed(format!("the guest answered with an error: {code:?}")))
+            }
+            First::Handed(error) => Err(error),
+            First::Failed(text) => Err(CallError::Failed(text)),
+            First::TimedOut => Err(CallError::Timeout(timeout)),
+        }
+    }
+
+    /// The head is set by the guest while it is polled, so it is looked for after each poll and needs
+    /// no wake-up of its own.
+    fn poll_first(
+        &mut self,
+        cx: &mut Context<'_>,
+        timeout: Duration,
+        deadline: &mut Option<Pin<Box<Sleep>>>,
+    ) -> Poll<First> {
+        let settled = match Pin::new(&mut self.guest).poll(cx) {
+            Poll::Ready(outcome) => Some(self.server.settle(outcome)),
+            Poll::Pending => None,
+        };
+        let live = match settled {
+            None => None,
+            Some(Settled::Returned(live)) => Some(live),
+            Some(Settled::Handed(error)) => return Poll::Ready(First::Handed(error)),
+            // Even if a head was set: nothing of it has been sent, and the truth is better.
+            Some(Settled::Failed(text)) => return Poll::Ready(First::Failed(text)),
+        };
+        match (self.head.try_recv(), live) {
+            (Ok(Ok(response)), live) => return Poll::Ready(First::Response(response, live)),
+            (Ok(Err(code)), live) => return Poll::Ready(First::Refusal(code, live)),
+            (Err(_), Some(_)) => {
+                return Poll::Ready(First::Failed("the guest returned without a response".to_owned()));
+            }
+            (Err(_), None) => {}
+        }
+        let deadline = deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        deadline.as_mut().poll(cx).map(|()| First::TimedOut)
+    }
+
+    /// The guest is done: its whole answer is here, and its instance is free before it is sent.
+    fn buffered(self, response: Response<HyperOutgoingBody>, live: Box<Live>) -> Result<Response<HttpBody>, CallError> {
+        let (head, body) = response.into_parts();
+        match collect_ready(body) {
+            Ok(body) => {
+                self.server.keep(live);
+                Ok(Response::from_parts(head, body))
+            }
+            Err(why) => Err(CallError::Failed(why)),
+        }
+    }
+
+    fn streaming(self, response: Response<HyperOutgoingBody>) -> Response<HttpBody> {
+        let (head, body) = response.into_parts();
+        let length = head.headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let guest = StreamingGuest { server: self.server, guest: Some(self.guest), live: None, _ticket: self.ticket };
+        Response::from_parts(head, StreamingBody::new(body, guest, length).boxed_unsync())
+    }
+}
+
+/// The rest of a guest's execution once its response has begun.
+pub struct StreamingGuest {
+    server: Arc<Server>,
+    /// `None` once it has ended.
+    guest: Option<Guarded<Outcome>>,
+    live: Option<Box<Live>>,
+    _ticket: Ticket,
+}
+
+impl StreamingGuest {
+    /// Runs the guest on. Ready when it has ended; `Err` if badly.
+    pub fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
+        let Some(guest) = &mut self.guest else { return Poll::Ready(Ok(())) };
+        let Poll::Ready(outcome) = Pin::new(guest).poll(cx) else { return Poll::Pending };
+        self.guest = None;
+        Poll::Ready(match self.server.settle(outcome) {
+            Settled::Returned(live) => {
+                self.live = Some(live);
+                Ok(())
+            }
+            Settled::Handed(error) => Err(error.to_string()),
+            Settled::Failed(text) => Err(text),
+        })
+    }
+
+    /// The response was read to its end: whatever the guest still does runs on by itself for a while,
+    /// then its instance may serve again.
+    pub fn finish(mut self) {
+        if let Some(live) = self.live.take() {
+            self.server.keep(live);
+        } else if self.guest.is_some() {
+            let limit = self.server.policy.request_timeout;
+            tokio::spawn(async move {
+                let ended = tokio::time::timeout(limit, poll_fn(|cx| self.poll_end(cx))).await;
+                if let (Ok(Ok(())), Some(live)) = (ended, self.live.take()) {
+                    self.server.keep(live);
+                }
+            });
+        }
+    }
+}
+
+/// Drops instances that no call has wanted for a while; ends when none is left.
+async fn reap(server: Weak<Server>, idle_timeout: Duration) {
+    loop {
+        tokio::time::sleep(idle_timeout).await;
+        let Some(server) = server.upgrade() else { return };
+        let mut expired = Vec::new();
+        let mut idle = server.idle();
+        let fresh = idle.instances.iter().position(|(since, _)| since.elapsed() < idle_timeout);
+        let count = fresh.unwrap_or(idle.instances.len());
+        expired.extend(idle.instances.drain(..count));
+        if idle.instances.is_empty() {
+            idle.reaping = false;
+            return;
+        }
+    }
+}
+
+fn undelivered(reason: &str, request: Request<HttpBody>) -> CallError {
+    CallError::Undelivered { reason: reason.to_owned(), request: Box::new(request) }
+}
+
+/// A guest is always told an authority. A `Host` that is no text never reaches it: `None`.
+fn with_authority(mut request: Request<HttpBody>) -> Option<Request<HttpBody>> {
+    if request.uri().authority().is_none() {
+        match request.headers().get(HOST) {
+            Some(host) => _ = host.to_str().ok()?,
+            None => _ = request.headers_mut().insert(HOST, HeaderValue::from_static("localhost")),
+        }
+    }
+    Some(request)
+}
+
+fn bad_request() -> Response<HttpBody> {
+    let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response
+}

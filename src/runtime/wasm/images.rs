@@ -1,0 +1,215 @@
+//! Images made ready: compiled, linked, shared by every pod that uses them.
+//!
+//! Compiling is the one slow thing a node does for a pod, so it happens once per digest, however many
+//! pods ask at the same moment; on threads of its own, at low priority, so that a burst of new images
+//! starves no request; and its result is kept on disk ([`super::cache`]) and in memory while anyone
+//! uses it (and a while longer for the latest few, so that a pod that comes back starts at once).
+
+use std::any::Any;
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::sync::oneshot;
+use wasmtime::component::Component;
+use wasmtime::{Engine, Module};
+
+use super::super::{Image, ImageError, ImageSource};
+use super::artifact::{self, Form, invalid};
+use super::cache::AotCache;
+use super::linker::{LinkError, Linkers, Program};
+
+/// Images kept in memory though nobody uses them at the moment; each holds its code, about a MiB.
+const KEPT_IMAGES: usize = 32;
+/// Digests remembered before those without an image are forgotten.
+const MAX_REMEMBERED: usize = 1024;
+/// How far below the serving threads the compiling ones stand.
+const COMPILE_NICENESS: i32 = 10;
+
+/// A module, compiled and linked.
+pub struct WasmImage {
+    digest: String,
+    /// What cannot be linked is an image all the same: the error belongs to the container's start.
+    pub program: Result<Program, String>,
+}
+
+impl Image for WasmImage {
+    fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+type Slot = Arc<tokio::sync::Mutex<Weak<WasmImage>>>;
+
+/// All images of this process.
+pub struct Images {
+    workshop: Arc<Workshop>,
+    compilers: rayon::ThreadPool,
+    /// By digest. The lock of a slot is held while its image is made.
+    slots: Mutex<HashMap<String, Slot>>,
+    latest: Mutex<VecDeque<Arc<WasmImage>>>,
+}
+
+/// What making an image takes; shared with the threads that do it.
+struct Workshop {
+    engine: Engine,
+    linkers: Linkers,
+    cache: Option<AotCache>,
+}
+
+impl Images {
+    pub fn new(engine: &Engine, linkers: Linkers, cache_dir: Option<&Path>) -> anyhow::Result<Self> {
+        let cache = cache_dir.and_then(|dir| match AotCache::open(dir, engine) {
+            Ok(cache) => Some(cache),
+            Err(error) => {
+                tracing::warn!(dir = %dir.display(), "compiled code is not kept on disk: {error}");
+                None
+            }
+        });
+        let compilers = rayon::ThreadPoolBuilder::new()
+            .thread_name(|index| format!("wasm-compile-{index}"))
+            .start_handler(|_| lower_priority())
+            .build()?;
+        Ok(Self {
+            workshop: Arc::new(Workshop { engine: engine.clone(), linkers, cache }),
+            compilers,
+            slots: Mutex::default(),
+            latest: Mutex::default(),
+        })
+    }
+
+    /// The image of this source, made now if nobody has made it.
+    pub async fn prepare(&self, source: &ImageSource) -> Result<Arc<WasmImage>, ImageError> {
+        let slot = self.slot(&source.digest);
+        let mut made = slot.lock().await;
+        if let Some(image) = made.upgrade() {
+            return Ok(image);
+        }
+        let image = match self.load_cached(source).await {
+            Some(image) => image,
+            None => self.compile(source).await?,
+        };
+        *made = Arc::downgrade(&image);
+        self.keep(image.clone());
+        Ok(image)
+    }
+
+    fn slot(&self, digest: &str) -> Slot {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if slots.len() >= MAX_REMEMBERED {
+            slots.retain(|_, slot| slot.try_lock().map_or(true, |image| image.strong_count() > 0));
+        }
+        slots.entry(digest.to_owned()).or_default().clone()
+    }
+
+    fn keep(&self, image: Arc<WasmImage>) {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.retain(|kept| !Arc::ptr_eq(kept, &image));
+        latest.push_back(image);
+        if latest.len() > KEPT_IMAGES {
+            latest.pop_front();
+        }
+    }
+
+    /// Loading takes under a millisecond, so it does not wait behind compilations.
+    async fn load_cached(&self, source: &ImageSource) -> Option<Arc<WasmImage>> {
+        self.workshop.cache.as_ref()?;
+        let (workshop, source) = (self.workshop.clone(), source.clone());
+        tokio::task::spawn_blocking(move || workshop.load(&source)).await.ok().flatten()
+    }
+
+    async fn compile(&self, source: &ImageSource) -> Result<Arc<WasmImage>, ImageError> {
+        let (tell, told) = oneshot::channel();
+        let (workshop, theirs) = (self.workshop.clone(), source.clone());
+        self.compilers.spawn(move || {
+            let made = catch_unwind(AssertUnwindSafe(|| workshop.compile(&theirs)));
+            let _ = tell.send(made.unwrap_or_else(|_| Err(invalid(&theirs.reference, "the compiler failed on it"))));
+        });
+        match told.await {
+            Ok(made) => made,
+            Err(_) => Err(invalid(&source.reference, "the compiler's thread ended")),
+        }
+    }
+}
+
+impl Workshop {
+    fn load(&self, source: &ImageSource) -> Option<Arc<WasmImage>> {
+        let cache = self.cache.as_ref()?;
+        let (form, code) = cache.load(&source.digest)?;
+        // SAFETY: the cache only returns bytes that it wrote itself, for this engine, as its MAC proves.
+        let loaded = unsafe {
+            match form {
+                Form::Module => Module::deserialize(&self.engine, &code).map(Code::Module),
+                Form::Component => Component::deserialize(&self.engine, &code).map(Code::Component),
+            }
+        };
+        match loaded.map(|code| self.link(source, &code)) {
+            Ok(Ok(image)) => Some(image),
+            Ok(Err(_)) => None,
+            Err(error) => {
+                tracing::warn!(image = source.reference, "kept code does not load, compiling anew: {error:#}");
+                cache.remove(&source.digest);
+                None
+            }
+        }
+    }
+
+    fn compile(&self, source: &ImageSource) -> Result<Arc<WasmImage>, ImageError> {
+        let started = std::time::Instant::now();
+        let (bytes, form) = artifact::read(&source.path, &source.reference, &source.digest)?;
+        let compiled = match form {
+            Form::Module => Module::new(&self.engine, &bytes).map(Code::Module),
+            Form::Component => Component::new(&self.engine, &bytes).map(Code::Component),
+        };
+        let code = compiled.map_err(|error| invalid(&source.reference, artifact::explain_compile_error(&error)))?;
+        let image = self.link(source, &code)?;
+        tracing::debug!(image = source.reference, elapsed = ?started.elapsed(), "compiled");
+        if let Some(cache) = &self.cache {
+            match code.serialize() {
+                Ok(code) => cache.store(&source.digest, form, &code),
+                Err(error) => tracing::warn!(image = source.reference, "compiled code cannot be kept: {error:#}"),
+            }
+        }
+        Ok(image)
+    }
+
+    fn link(&self, source: &ImageSource, code: &Code) -> Result<Arc<WasmImage>, ImageError> {
+        let linked = match code {
+            Code::Module(module) => self.linkers.link_module(module),
+            Code::Component(component) => self.linkers.link_component(component),
+        };
+        let program = match linked {
+            Ok(program) => Ok(program),
+            Err(LinkError::NothingToRun(why)) => return Err(invalid(&source.reference, why)),
+            Err(LinkError::MissingImport(why)) => Err(format!("image {:?} cannot start: {why}", source.reference)),
+        };
+        Ok(Arc::new(WasmImage { digest: source.digest.clone(), program }))
+    }
+}
+
+enum Code {
+    Module(Module),
+    Component(Component),
+}
+
+impl Code {
+    fn serialize(&self) -> wasmtime::Result<Vec<u8>> {
+        match self {
+            Self::Module(module) => module.serialize(),
+            Self::Component(component) => component.serialize(),
+        }
+    }
+}
+
+/// On Linux a thread has a niceness of its own. Failing to lower it only makes compiling too polite
+/// no longer.
+fn lower_priority() {
+    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), COMPILE_NICENESS) {
+        tracing::debug!("compiling at normal priority: {error}");
+    }
+}

@@ -1,0 +1,131 @@
+//! Pods and the starting of their containers.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use wasmtime::{Engine, Store, UpdateDeadline};
+
+use super::super::{Container, ContainerSpec, Sandbox, SandboxSpec, StartError};
+use super::command::CommandContainer;
+use super::guest::Surroundings;
+use super::http::HttpContainer;
+use super::images::WasmImage;
+use super::life::{Ending, Host, KILLED_EXIT_CODE, Life};
+use super::limits::{Account, Limiter, Scope};
+use super::linker::Program;
+use crate::wire::Caller;
+
+/// How long a call waits for one of the host's instances to end before it is refused: a burst is
+/// smoothed, an overload is not hidden.
+const SLOT_WAIT: Duration = Duration::from_secs(2);
+/// Bytes that a guest may hand to the host in one call.
+const HOSTCALL_FUEL: usize = 32 << 20;
+/// Handles that one instance may hold to things of the host or of other components.
+const MAX_HANDLES: usize = 10_000;
+
+/// A pod on this node.
+pub struct WasmSandbox {
+    host: Arc<Host>,
+    spec: SandboxSpec,
+    caller: Arc<Caller>,
+    memory: Arc<Account>,
+    lives: Mutex<Vec<Weak<Life>>>,
+}
+
+impl WasmSandbox {
+    pub fn new(host: Arc<Host>, spec: SandboxSpec, default_memory_limit: u64) -> Self {
+        let caller = Caller { namespace: spec.namespace.as_str().into(), pod: spec.name.as_str().into(), ip: spec.ip };
+        let limit = spec.memory_limit.unwrap_or(default_memory_limit);
+        Self {
+            host,
+            spec,
+            caller: Arc::new(caller),
+            memory: Arc::new(Account::new(Scope::Pod, Some(limit))),
+            lives: Mutex::default(),
+        }
+    }
+
+    fn remember(&self, life: &Arc<Life>) {
+        let mut lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+        lives.retain(|life| life.strong_count() > 0);
+        lives.push(Arc::downgrade(life));
+    }
+
+    /// Commands hold their place for as long as they run, so they do not wait for one.
+    fn slot_now(&self) -> Result<OwnedSemaphorePermit, StartError> {
+        self.host.slots.clone().try_acquire_owned().map_err(|_| {
+            let capacity = self.host.engine.capacity;
+            StartError::Other(format!(
+                "all {capacity} instances that this node can hold are in use; raise vm.max_map_count for more"
+            ))
+        })
+    }
+}
+
+#[async_trait::async_trait]
+impl Sandbox for WasmSandbox {
+    async fn start(&self, spec: &ContainerSpec) -> Result<Arc<dyn Container>, StartError> {
+        let Some(image) = spec.image.as_any().downcast_ref::<WasmImage>() else {
+            return Err(StartError::Other("the image was not prepared by this runtime".to_owned()));
+        };
+        let program = image.program.as_ref().map_err(|why| StartError::MissingImport(why.clone()))?;
+        let memory = Arc::new(Account::new(Scope::Container, spec.memory_limit));
+        let life = Life::begin(self.host.clone(), memory.clone(), spec.cpu_limit_millis);
+        let surroundings = Surroundings::new(&self.spec, self.caller.clone(), spec, memory, self.memory.clone())?;
+        let surroundings = Arc::new(surroundings);
+        self.remember(&life);
+        Ok(match program.clone() {
+            Program::Http(pre) => {
+                let container = HttpContainer::new(life, pre, surroundings, spec.instances);
+                container.probe().await;
+                Arc::new(container)
+            }
+            Program::Command(pre) => Arc::new(CommandContainer::component(life, pre, surroundings, self.slot_now()?)),
+            Program::Core(pre) => {
+                let (guest, slot) = (surroundings.core_guest()?, self.slot_now()?);
+                Arc::new(CommandContainer::core(life, pre, guest, slot))
+            }
+        })
+    }
+}
+
+impl Drop for WasmSandbox {
+    fn drop(&mut self) {
+        for life in self.lives.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade) {
+            life.kill();
+            life.end(Ending::error(KILLED_EXIT_CODE, "the pod was removed"));
+        }
+    }
+}
+
+/// One of the host's places for an instance, waiting a little if all are taken.
+pub async fn wait_for_slot(host: &Arc<Host>) -> Result<OwnedSemaphorePermit, NoSlot> {
+    if let Ok(slot) = host.slots.clone().try_acquire_owned() {
+        return Ok(slot);
+    }
+    match tokio::time::timeout(SLOT_WAIT, host.slots.clone().acquire_owned()).await {
+        Ok(Ok(slot)) => Ok(slot),
+        _ => Err(NoSlot),
+    }
+}
+
+/// The host holds as many instances as it can.
+#[derive(Debug)]
+pub struct NoSlot;
+
+/// A store under all the bounds of a guest: it yields at every tick, is charged for what it grows, and
+/// can fill neither the host's tables nor its memory through calls.
+pub fn new_store<T: Send + 'static>(
+    engine: &Engine,
+    data: T,
+    limiter: impl (Fn(&mut T) -> &mut Limiter) + Send + Sync + 'static,
+) -> Store<T> {
+    let mut store = Store::new(engine, data);
+    store.limiter(move |data| limiter(data));
+    store.set_hostcall_fuel(HOSTCALL_FUEL);
+    store.set_max_component_handles(MAX_HANDLES);
+    store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
+    store.set_epoch_deadline(1);
+    store
+}

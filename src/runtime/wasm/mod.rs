@@ -1,0 +1,122 @@
+//! The Wasm host: many small guests in one process, each held to what it was given.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `engine`, `ticker` | the engine, its pool of instances, the clock that interrupts |
+//! | `artifact`, `cache`, `images` | from a file to a program that is compiled, linked and kept |
+//! | `linker` | what the host offers to programs, and what it says to those that want more |
+//! | `guest`, `output`, `outbound` | what one instance sees: files, variables, streams, the way out |
+//! | `limits`, `cpu`, `run` | memory and processor time: charged, limited, shared out fairly |
+//! | `life`, `command`, `http`, `body`, `instance` | pods, containers, calls, and how they end |
+//!
+//! What a guest does wrong is its container's end and nobody else's: a trap, an exit, a limit passed, a
+//! host panic on its account. What is wrong with an image is said before anything runs. The host
+//! starts no guest twice by itself; whoever owns the pod does.
+
+mod artifact;
+mod body;
+mod cache;
+mod command;
+mod cpu;
+mod engine;
+mod guest;
+mod http;
+mod images;
+mod instance;
+mod life;
+mod limits;
+mod linker;
+mod outbound;
+mod output;
+mod run;
+#[cfg(test)]
+mod tests;
+mod ticker;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::sync::Semaphore;
+
+pub use self::artifact::digest_of;
+use self::engine::HostEngine;
+use self::guest::CoreGuest;
+use self::images::Images;
+use self::instance::WasmSandbox;
+use self::life::Host;
+use self::limits::{Account, Limiter, Scope};
+use self::linker::Linkers;
+use super::{Image, ImageError, ImageSource, Runtime, Sandbox, SandboxSpec, StartError};
+
+/// The engine's version: the one this crate was built with.
+const ENGINE_VERSION: &str = "48.0.8";
+
+/// What the host is made with.
+#[derive(Debug, Clone)]
+pub struct WasmConfig {
+    /// Where compiled code is kept; `None`: nowhere.
+    pub cache_dir: Option<PathBuf>,
+    /// Instances that may live at a time; `None`: as many as this machine's kernel settings allow, up
+    /// to 4096.
+    pub max_instances: Option<u32>,
+    /// Bytes for a pod that sets no limit.
+    pub default_memory_limit: u64,
+}
+
+impl Default for WasmConfig {
+    fn default() -> Self {
+        Self { cache_dir: None, max_instances: None, default_memory_limit: 1 << 30 }
+    }
+}
+
+/// The [`Runtime`] for WebAssembly. One a process.
+pub struct WasmRuntime {
+    host: Arc<Host>,
+    images: Images,
+    default_memory_limit: u64,
+}
+
+impl WasmRuntime {
+    /// Reserves the instance pool, starts the ticker and opens the cache.
+    pub fn new(config: WasmConfig) -> anyhow::Result<Self> {
+        let engine = HostEngine::new(config.max_instances)
+            .map_err(anyhow::Error::from)
+            .context("cannot set up the WebAssembly engine on this machine")?;
+        let linkers = Linkers::new(&engine.engine, unlimited_core_guest())
+            .map_err(anyhow::Error::from)
+            .context("cannot define the host's interfaces")?;
+        let images = Images::new(&engine.engine, linkers, config.cache_dir.as_deref())?;
+        let slots = Arc::new(Semaphore::new(engine.capacity));
+        tracing::debug!(instances = engine.capacity, pooled = engine.pooled, "WebAssembly host ready");
+        Ok(Self { host: Arc::new(Host { engine, slots }), images, default_memory_limit: config.default_memory_limit })
+    }
+}
+
+/// Only to look at the linker's names; it runs nothing.
+fn unlimited_core_guest() -> CoreGuest {
+    let account = |scope| Arc::new(Account::new(scope, None));
+    CoreGuest {
+        wasi: wasmtime_wasi::WasiCtx::builder().build_p1(),
+        limiter: Limiter::new(account(Scope::Container), account(Scope::Pod)),
+    }
+}
+
+#[async_trait::async_trait]
+impl Runtime for WasmRuntime {
+    fn name(&self) -> &'static str {
+        "wasm"
+    }
+
+    fn version(&self) -> String {
+        format!("wasmtime://{ENGINE_VERSION}")
+    }
+
+    async fn prepare(&self, source: &ImageSource) -> Result<Arc<dyn Image>, ImageError> {
+        Ok(self.images.prepare(source).await?)
+    }
+
+    async fn sandbox(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, StartError> {
+        Ok(Arc::new(WasmSandbox::new(self.host.clone(), spec, self.default_memory_limit)))
+    }
+}
