@@ -3,4 +3,5 @@
 pub mod auth;
 pub mod codec;
 pub mod join;
+pub mod patch;
 pub mod serve;
