@@ -7,9 +7,14 @@
 
 mod deployment;
 mod diff;
+mod endpoints;
+mod namespace;
 mod nodes;
 mod pods;
 mod replica_set;
+mod resources;
+mod root_ca;
+mod service_account;
 
 use futures::future::BoxFuture;
 use tokio::task::JoinSet;
@@ -46,6 +51,42 @@ pub static CONTROLLERS: &[Controller] = &[
         name: "replicaset",
         start: |cluster, _| {
             let controller = replica_set::ReplicaSets::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+    Controller {
+        name: "endpointslice",
+        start: |cluster, _| {
+            let controller = endpoints::slices::Slices::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+    Controller {
+        name: "endpoints",
+        start: |cluster, _| {
+            let controller = endpoints::legacy::Legacy::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+    Controller {
+        name: "endpointslice-mirroring",
+        start: |cluster, _| {
+            let controller = endpoints::mirror::Mirror::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+    Controller { name: "namespace", start: |cluster, _| Box::pin(namespace::run(cluster)) },
+    Controller {
+        name: "serviceaccount",
+        start: |cluster, _| {
+            let controller = service_account::ServiceAccounts::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+    Controller {
+        name: "root-ca",
+        start: |cluster, config| {
+            let controller = root_ca::RootCa::new(&cluster, &config.root_ca_pem);
             Box::pin(run_reconciler(cluster, controller, WORKERS))
         },
     },

@@ -45,6 +45,9 @@ pub enum Step {
 pub struct Plan {
     pub steps: Vec<Step>,
     pub requeue_after: Option<Duration>,
+    /// After this plan the key is left alone for so long, whatever happens: what changes meanwhile is
+    /// taken together. For objects whose every write costs in proportion to their size.
+    pub rest: Option<Duration>,
 }
 
 impl Plan {
@@ -109,9 +112,12 @@ pub async fn run<R: Reconciler>(cluster: Cluster, reconciler: R, workers: usize)
         async move {
             let Some(view) = reconciler.view(&key) else { return Ok(None) };
             let plan = reconciler.plan(Timestamp::now(), view);
-            let again = plan.requeue_after;
+            let (again, rest) = (plan.requeue_after, plan.rest.filter(|_| !plan.steps.is_empty()));
             let result = execute(&cluster, &recorder, plan).await;
             reconciler.ended(&key, &result);
+            if let Some(rest) = rest {
+                tokio::time::sleep(rest).await;
+            }
             result.map(|()| again)
         }
     };
