@@ -1,7 +1,179 @@
-//! The apiserver room.
+//! The Kubernetes API over a [`Store`].
+//!
+//! One request's way: limits → identity (already in the request, see [`auth`]) → [`target`] → may they?
+//! → the verb → the [`registry`] → the store, and back as the representation that the client accepts.
+//! This room alone writes to the store. It decides nothing that a kind can decide for itself (those
+//! rules are in [`crate::kinds`]) and nothing that a controller may do a moment later.
+//!
+//! The server is an axum [`Router`]: the TLS door serves it to the world, and the controllers of the
+//! same process call it without a socket. Nothing in here knows which.
 
+mod admission;
+pub mod allocate;
 pub mod auth;
+mod body;
+mod bootstrap;
 pub mod codec;
+mod health;
+mod hooks;
 pub mod join;
+pub mod limits;
+mod options;
 pub mod patch;
+mod presence;
+mod registry;
+mod relay;
+mod reply;
+mod selector;
 pub mod serve;
+pub mod status;
+pub mod target;
+mod verbs;
+
+use std::net::SocketAddr;
+use std::ops::{Deref, RangeInclusive};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::Request;
+use ipnet::Ipv4Net;
+use tokio_util::sync::CancellationToken;
+
+use crate::store::Store;
+use allocate::Allocator;
+use auth::User;
+use auth::authorize::authorize;
+use limits::Limits;
+use options::Query;
+use presence::Presence;
+use registry::Registry;
+use relay::NodeClient;
+use status::ApiError;
+use target::Target;
+use verbs::watch::shared::Changes;
+
+/// What an API server is built from.
+pub struct ApiConfig {
+    pub store: Arc<dyn Store>,
+    /// Where ClusterIPs come from; the first address is the API's own.
+    pub service_cidr: Ipv4Net,
+    pub node_ports: RangeInclusive<u16>,
+    /// Where clients reach the API: the endpoint behind `default/kubernetes`.
+    pub api_address: SocketAddr,
+    /// Certificate and trust for calls to nodes; without it logs cannot be read.
+    pub node_tls: Option<rustls::ClientConfig>,
+}
+
+impl ApiConfig {
+    /// The defaults of one machine, over `store`.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self {
+            store,
+            service_cidr: Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 96, 0, 0), 16),
+            node_ports: 30000..=32767,
+            api_address: SocketAddr::from(([127, 0, 0, 1], 6443)),
+            node_tls: None,
+        }
+    }
+}
+
+/// A running API server. Cheap to clone.
+#[derive(Clone)]
+pub struct ApiServer(Arc<Inner>);
+
+/// What requests share.
+pub struct Inner {
+    registry: Registry,
+    changes: Changes,
+    presence: Presence,
+    limits: Limits,
+    node_client: Option<NodeClient>,
+    config: Facts,
+    /// Set when the server stops: watches end, presence says nothing any more.
+    shutdown: CancellationToken,
+}
+
+struct Facts {
+    service_cidr: Ipv4Net,
+    api_address: SocketAddr,
+}
+
+impl Deref for ApiServer {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl ApiServer {
+    /// Builds the server and makes the objects that must be there (namespaces, `default/kubernetes`, …).
+    pub async fn start(config: ApiConfig) -> Result<Self, ApiError> {
+        let ApiConfig { store, service_cidr, node_ports, api_address, node_tls } = config;
+        let server = Self(Arc::new(Inner {
+            registry: Registry::new(store, Allocator::new(service_cidr, node_ports)),
+            changes: Changes::default(),
+            presence: Presence::default(),
+            limits: Limits::default(),
+            node_client: node_tls.map(relay::client),
+            config: Facts { service_cidr, api_address },
+            shutdown: CancellationToken::new(),
+        }));
+        bootstrap::run(&server).await?;
+        Ok(server)
+    }
+
+    /// The whole API. Requests carry their [`User`] as an extension; one without is anonymous.
+    pub fn router(&self) -> Router {
+        Router::new().fallback(handle).with_state(self.clone())
+    }
+
+    /// Ends watches and stops judging nodes. Requests in flight finish.
+    pub fn shutdown(&self) {
+        self.0.shutdown.cancel();
+    }
+}
+
+async fn handle(State(server): State<ApiServer>, request: Request<Body>) -> Response {
+    match answer(server, request).await {
+        Ok(response) => response,
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn answer(server: ApiServer, request: Request<Body>) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let user = parts.extensions.get::<User>().cloned().unwrap_or_else(User::anonymous);
+    let path = parts.uri.path();
+    let query = Query::parse(parts.uri.query());
+    if let Some(node) = path.strip_prefix("/coracle/v1/nodes/").and_then(|rest| rest.strip_suffix("/presence")) {
+        return presence::attend(&server, &user, node, body).await;
+    }
+    if !is_resource_path(path) {
+        let target = Target::plain(&parts.method, path);
+        authorize(&user, &target)?;
+        return health::answer(&server, &parts.method, path).ok_or_else(ApiError::no_path);
+    }
+    let (target, kind) = target::parse(&parts.method, path, query.bool("watch"))?;
+    authorize(&user, &target)?;
+    let limits = server.limits.clone();
+    let long = target.is_long_running();
+    let call = verbs::Call { server, target, kind, query, headers: parts.headers };
+    limits.run(long, verbs::answer(call, body)).await
+}
+
+/// `/api/<version>/…` and `/apis/<group>/<version>/…` name resources; shorter paths are discovery.
+fn is_resource_path(path: &str) -> bool {
+    let parts = path.split('/').filter(|part| !part.is_empty()).count();
+    match path.trim_start_matches('/').split('/').next() {
+        Some("api") => parts >= 3,
+        Some("apis") => parts >= 4,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

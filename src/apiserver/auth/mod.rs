@@ -5,6 +5,7 @@
 //! extension, which no header can forge. Callers inside the process get theirs from the layer that
 //! their client was built with.
 
+pub mod authorize;
 pub mod pki;
 pub mod tokens;
 

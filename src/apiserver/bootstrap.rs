@@ -1,0 +1,114 @@
+//! What is there before the first client: namespaces, the Service of the API itself, the classes.
+//!
+//! Made at each start if missing; what exists is left as it is, except the address of the API server,
+//! which may have changed.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use super::registry::update::Lane;
+use super::registry::{Place, Registry};
+use super::status::ApiError;
+use super::{ApiServer, hooks};
+use crate::kinds::Kind;
+use crate::kinds::endpoint_slice::EndpointSlice;
+use crate::kinds::endpoints::Endpoints;
+use crate::kinds::ingress_class::IngressClass;
+use crate::kinds::meta as kmeta;
+use crate::kinds::namespace::Namespace;
+use crate::kinds::runtime_class::RuntimeClass;
+use crate::kinds::service::Service;
+
+const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// Brings the registry's memory in line with the store, then makes what is missing.
+pub async fn run(server: &ApiServer) -> Result<(), ApiError> {
+    let registry = &server.registry;
+    adopt_services(registry)?;
+    for name in NAMESPACES {
+        ensure(registry, &Namespace, "", json!({"metadata": {"name": name}})).await?;
+        hooks::ensure_default_account(registry, name).await;
+    }
+    ensure(registry, &RuntimeClass, "", json!({"metadata": {"name": "wasm"}, "handler": "wasm"})).await?;
+    ensure(registry, &IngressClass, "", ingress_class()).await?;
+    ensure(registry, &Service, "default", kubernetes_service(server)).await?;
+    let address = server.config.api_address;
+    ensure_current(registry, &EndpointSlice, kubernetes_slice(address)).await?;
+    ensure_current(registry, &Endpoints, kubernetes_endpoints(address)).await
+}
+
+/// The numbers of the Services that are stored are taken.
+fn adopt_services(registry: &Registry) -> Result<(), ApiError> {
+    let prefix = super::registry::encoding::prefix(Service.info(), "");
+    let page = registry.store.list(&prefix, None, 0, None).map_err(super::registry::store_error)?;
+    for entry in &page.entries {
+        let place = Place { kind: &Service, namespace: "", name: "" };
+        registry.allocator.adopt(&super::registry::decode(place, entry)?);
+    }
+    Ok(())
+}
+
+async fn ensure(registry: &Registry, kind: &'static dyn Kind, namespace: &str, object: Value) -> Result<(), ApiError> {
+    let name = kmeta::text(&object, "name").to_owned();
+    if registry.store.get(&Place { kind, namespace, name: &name }.key()).is_some() {
+        return Ok(());
+    }
+    match registry.create(kind, namespace, object, false).await {
+        Err(error) if error.reason() != "AlreadyExists" => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the object in `default`, or brings everything but its metadata up to date.
+async fn ensure_current(registry: &Registry, kind: &'static dyn Kind, object: Value) -> Result<(), ApiError> {
+    ensure(registry, kind, "default", object.clone()).await?;
+    let place = Place { kind, namespace: "default", name: "kubernetes" };
+    let change = |old: &Value| {
+        let mut new = object.clone();
+        new["metadata"] = old["metadata"].clone();
+        Ok(new)
+    };
+    registry.update(place, Lane::Main, false, &change).await.map(|_| ())
+}
+
+fn ingress_class() -> Value {
+    json!({
+        "metadata": {"name": "coracle", "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}},
+        "spec": {"controller": "coracle.dev/ingress"},
+    })
+}
+
+fn kubernetes_service(server: &ApiServer) -> Value {
+    let first = server.config.service_cidr.hosts().next().map(|ip| ip.to_string()).unwrap_or_default();
+    json!({
+        "metadata": {"name": "kubernetes", "labels": {"component": "apiserver", "provider": "kubernetes"}},
+        "spec": {
+            "type": "ClusterIP", "clusterIP": first, "sessionAffinity": "None",
+            "ports": [{
+                "name": "https", "protocol": "TCP", "port": 443, "targetPort": server.config.api_address.port(),
+            }],
+        },
+    })
+}
+
+fn kubernetes_slice(address: SocketAddr) -> Value {
+    json!({
+        "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [address.ip().to_string()], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "protocol": "TCP", "port": address.port()}],
+    })
+}
+
+fn kubernetes_endpoints(address: SocketAddr) -> Value {
+    json!({
+        "metadata": {
+            "name": "kubernetes", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+        },
+        "subsets": [{
+            "addresses": [{"ip": address.ip().to_string()}],
+            "ports": [{"name": "https", "protocol": "TCP", "port": address.port()}],
+        }],
+    })
+}

@@ -1,0 +1,210 @@
+//! Objects as bytes: how they lie in the store, and how they become answers without being parsed.
+//!
+//! A stored value is the object's JSON without `apiVersion`, `kind` and `resourceVersion`, with
+//! `metadata` first: `{"metadata":{…},…}`. What is left out is known from elsewhere (the kind, the
+//! store's revision) and is spliced in on the way out, so that a get, a list of ten thousand and a
+//! watch event are copies of bytes. Where two API kinds are views of one stored object (Events), the
+//! stored form is the core one, and the other view is translated field by field: those two are parsed.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde_json::{Map, Value};
+
+use crate::kinds::{Kind, KindInfo};
+use crate::store::Entry;
+
+/// What every stored value begins with.
+const HEAD: &[u8] = br#"{"metadata":{"#;
+
+/// `v1`, `apps/v1`.
+pub fn api_version(info: &KindInfo) -> String {
+    if info.group.is_empty() { info.version.to_owned() } else { format!("{}/{}", info.group, info.version) }
+}
+
+/// The store key of an object.
+pub fn key(info: &KindInfo, namespace: &str, name: &str) -> String {
+    let storage = info.storage;
+    if info.namespaced {
+        format!("/registry/{storage}/{namespace}/{name}")
+    } else {
+        format!("/registry/{storage}/{name}")
+    }
+}
+
+/// The prefix of all objects of a kind, or of those in a namespace ("" is all).
+pub fn prefix(info: &KindInfo, namespace: &str) -> String {
+    let storage = info.storage;
+    if namespace.is_empty() { format!("/registry/{storage}/") } else { format!("/registry/{storage}/{namespace}/") }
+}
+
+/// The bytes to store for `object`.
+pub fn encode(kind: &dyn Kind, object: &Value) -> Bytes {
+    let renames = renames(kind.info());
+    let mut out = Vec::with_capacity(1024);
+    out.extend_from_slice(br#"{"metadata":"#);
+    let empty = Map::new();
+    let fields = object.as_object().unwrap_or(&empty);
+    let mut metadata = fields.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
+    metadata.remove("resourceVersion");
+    write_json(&mut out, &metadata);
+    for (name, value) in fields {
+        if matches!(name.as_str(), "metadata" | "apiVersion" | "kind") {
+            continue;
+        }
+        let stored = renames.iter().find(|(view, _)| view == name).map_or(name.as_str(), |(_, stored)| *stored);
+        out.push(b',');
+        write_json(&mut out, stored);
+        out.push(b':');
+        write_json(&mut out, value);
+    }
+    out.push(b'}');
+    out.into()
+}
+
+fn write_json<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
+    serde_json::to_writer(out, value).expect("JSON values with string keys serialise into memory");
+}
+
+/// The object as `kind` shows it, with all that [`encode`] left out. A revision of 0 leaves the
+/// version out: a dry run has none.
+pub fn decode(kind: &dyn Kind, stored: &[u8], revision: u64) -> Result<Value, serde_json::Error> {
+    let mut object: Value = serde_json::from_slice(stored)?;
+    let info = kind.info();
+    if let Some(fields) = object.as_object_mut() {
+        for (view, stored) in renames(info) {
+            if let Some(value) = fields.remove(*stored) {
+                fields.insert((*view).to_owned(), value);
+            }
+        }
+        fields.insert("apiVersion".into(), api_version(info).into());
+        fields.insert("kind".into(), info.kind.into());
+        if revision > 0
+            && let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut)
+        {
+            metadata.insert("resourceVersion".into(), revision.to_string().into());
+        }
+    }
+    Ok(object)
+}
+
+/// Writes the object as JSON for the wire; `typed` puts in `kind` and `apiVersion`, which items of a
+/// list do not have.
+pub fn splice(kind: &dyn Kind, stored: &[u8], revision: u64, typed: bool, out: &mut BytesMut) {
+    let info = kind.info();
+    let rest = match stored.strip_prefix(HEAD) {
+        Some(rest) if renames(info).is_empty() => rest,
+        _ => return splice_slowly(kind, stored, revision, typed, out),
+    };
+    out.reserve(rest.len() + 128);
+    out.put_u8(b'{');
+    if typed {
+        out.put_slice(b"\"kind\":\"");
+        out.put_slice(info.kind.as_bytes());
+        out.put_slice(b"\",\"apiVersion\":\"");
+        if !info.group.is_empty() {
+            out.put_slice(info.group.as_bytes());
+            out.put_u8(b'/');
+        }
+        out.put_slice(info.version.as_bytes());
+        out.put_slice(b"\",");
+    }
+    out.put_slice(b"\"metadata\":{");
+    if revision > 0 {
+        out.put_slice(b"\"resourceVersion\":\"");
+        out.put_slice(revision.to_string().as_bytes());
+        out.put_u8(b'"');
+        if rest.first() != Some(&b'}') {
+            out.put_u8(b',');
+        }
+    }
+    out.put_slice(rest);
+}
+
+fn splice_slowly(kind: &dyn Kind, stored: &[u8], revision: u64, typed: bool, out: &mut BytesMut) {
+    let mut object = decode(kind, stored, revision).unwrap_or_default();
+    if !typed && let Some(fields) = object.as_object_mut() {
+        fields.remove("apiVersion");
+        fields.remove("kind");
+    }
+    out.put_slice(object.to_string().as_bytes());
+}
+
+/// One object as it is stored, with the revision that it shows.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    pub bytes: Bytes,
+    pub revision: u64,
+}
+
+impl From<&Entry> for Stored {
+    fn from(entry: &Entry) -> Self {
+        Self { bytes: entry.value.clone(), revision: entry.mod_revision }
+    }
+}
+
+impl Stored {
+    pub fn to_json(&self, kind: &dyn Kind) -> Bytes {
+        let mut out = BytesMut::new();
+        splice(kind, &self.bytes, self.revision, true, &mut out);
+        out.freeze()
+    }
+}
+
+/// (name in the view, name in the store) of the fields that a kind shows under another name.
+fn renames(info: &KindInfo) -> &'static [(&'static str, &'static str)] {
+    if info.group == "events.k8s.io" { EVENT_RENAMES } else { &[] }
+}
+
+/// `events.k8s.io/v1` and core are two spellings of one object.
+const EVENT_RENAMES: &[(&str, &str)] = &[
+    ("regarding", "involvedObject"),
+    ("note", "message"),
+    ("reportingController", "reportingComponent"),
+    ("deprecatedSource", "source"),
+    ("deprecatedFirstTimestamp", "firstTimestamp"),
+    ("deprecatedLastTimestamp", "lastTimestamp"),
+    ("deprecatedCount", "count"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::{deployment::Deployment, event::Event, event_v1::EventV1, pod::Pod};
+    use serde_json::json;
+
+    #[test]
+    fn splicing_and_decoding_agree() {
+        let object = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "a", "resourceVersion": "3"}, "spec": {"replicas": 1},
+        });
+        let stored = encode(&Deployment, &object);
+        assert!(stored.starts_with(HEAD) && !stored.windows(9).any(|w| w == b"resourceV"));
+        let spliced: Value =
+            serde_json::from_slice(&Stored { bytes: stored.clone(), revision: 7 }.to_json(&Deployment))
+                .expect("valid JSON");
+        assert_eq!(spliced, decode(&Deployment, &stored, 7).expect("valid JSON"));
+        assert_eq!(spliced["metadata"]["resourceVersion"], "7");
+        let mut item = BytesMut::new();
+        splice(&Deployment, &stored, 7, false, &mut item);
+        assert!(item.starts_with(br#"{"metadata":{"resourceVersion":"7","#));
+    }
+
+    #[test]
+    fn an_empty_metadata_still_takes_a_version() {
+        let stored = encode(&Pod, &json!({}));
+        let bytes = Stored { bytes: stored, revision: 2 }.to_json(&Pod);
+        let object: Value = serde_json::from_slice(&bytes).expect("valid JSON");
+        assert_eq!(object["metadata"]["resourceVersion"], "2");
+    }
+
+    #[test]
+    fn both_events_are_one_object() {
+        let stored = encode(&EventV1, &json!({"metadata": {"name": "e"}, "note": "n", "regarding": {"name": "p"}}));
+        let core = decode(&Event, &stored, 1).expect("valid JSON");
+        assert_eq!((&core["message"], &core["involvedObject"]["name"]), (&json!("n"), &json!("p")));
+        let back: Value =
+            serde_json::from_slice(&Stored { bytes: stored, revision: 1 }.to_json(&EventV1)).expect("JSON");
+        assert_eq!((&back["note"], &back["apiVersion"]), (&json!("n"), &json!("events.k8s.io/v1")));
+        assert!(back.get("message").is_none());
+    }
+}

@@ -1,0 +1,212 @@
+//! Kinds over a store: every write of an object goes through here, whoever asks.
+//!
+//! The rules are fixed: default → admission → allocation → prepare → validate → one compare-and-swap.
+//! A write that changes nothing is not made and keeps its version. Retries happen only where the caller
+//! stated no version: a patch or an unconditional update is computed anew from the newer object; a
+//! stated version that is stale is a conflict at once.
+
+pub mod delete;
+pub mod encoding;
+pub mod meta;
+pub mod update;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::admission::{self, Operation};
+use super::allocate::Allocator;
+use super::status::ApiError;
+use crate::kinds::meta as kmeta;
+use crate::kinds::{Kind, KindInfo};
+use crate::store::{self, Durability, Entry, Expect, Store, Write};
+use encoding::Stored;
+
+/// How often a generated name that is taken is drawn again; with 27⁵ names per base even once is rare.
+const NAME_ATTEMPTS: usize = 8;
+
+/// The registry of all kinds.
+pub struct Registry {
+    pub store: Arc<dyn Store>,
+    pub allocator: Allocator,
+}
+
+/// One object's place.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    pub kind: &'static dyn Kind,
+    /// Empty for cluster-scoped kinds.
+    pub namespace: &'a str,
+    pub name: &'a str,
+}
+
+impl Place<'_> {
+    pub fn info(&self) -> &'static KindInfo {
+        self.kind.info()
+    }
+
+    pub fn key(&self) -> String {
+        encoding::key(self.info(), self.namespace, self.name)
+    }
+
+    pub fn not_found(&self) -> ApiError {
+        ApiError::not_found(self.info(), self.name)
+    }
+
+    pub fn stale(&self) -> ApiError {
+        ApiError::stale(self.info(), self.name)
+    }
+}
+
+/// What a write gives back.
+#[derive(Debug, Clone)]
+pub struct Written {
+    pub stored: Stored,
+    pub warnings: Vec<String>,
+    /// The update has made the object: PUT where there was none.
+    pub created: bool,
+}
+
+impl Registry {
+    pub fn new(store: Arc<dyn Store>, allocator: Allocator) -> Self {
+        Self { store, allocator }
+    }
+
+    pub fn entry(&self, place: Place<'_>) -> Result<Entry, ApiError> {
+        self.store.get(&place.key()).ok_or_else(|| place.not_found())
+    }
+
+    /// The object at `place`, decoded; `None` where there is none or it cannot be read.
+    pub fn find(&self, place: Place<'_>) -> Option<Value> {
+        let entry = self.store.get(&place.key())?;
+        decode(place, &entry).ok()
+    }
+
+    /// Creates `object`, whose `metadata.name` may still have to be generated.
+    pub async fn create(
+        &self,
+        kind: &'static dyn Kind,
+        namespace: &str,
+        mut object: Value,
+        dry_run: bool,
+    ) -> Result<Written, ApiError> {
+        place_in_namespace(kind, namespace, &mut object)?;
+        kmeta::normalize(&mut object);
+        kind.default(&mut object);
+        let name = kmeta::text(&object, "name").to_owned();
+        let place = Place { kind, namespace, name: &name };
+        admission::wait_for_prerequisites(self, place, &object).await;
+        admission::admit(self, place, Operation::Create, &mut object, None)?;
+        if !kmeta::text(&object, "resourceVersion").is_empty() {
+            return Err(ApiError::new(500, "", "resourceVersion should not be set on objects to be created"));
+        }
+        let reservation = self.allocator.on_create(kind, &mut object)?;
+        let warnings = kind.warnings(&object, None);
+        for attempt in 1..=NAME_ATTEMPTS {
+            let mut named = object.clone();
+            let stored = self.create_once(kind, namespace, &mut named, dry_run).await;
+            match stored {
+                Err(error) if error.reason() == "AlreadyExists" && name.is_empty() && attempt < NAME_ATTEMPTS => {}
+                Err(error) => return Err(error),
+                Ok(stored) => {
+                    if !dry_run {
+                        reservation.keep();
+                    }
+                    return Ok(Written { stored, warnings, created: true });
+                }
+            }
+        }
+        Err(ApiError::internal("no free name was found"))
+    }
+
+    async fn create_once(
+        &self,
+        kind: &'static dyn Kind,
+        namespace: &str,
+        object: &mut Value,
+        dry_run: bool,
+    ) -> Result<Stored, ApiError> {
+        let info = kind.info();
+        kmeta::prepare_create(object, &stamp());
+        kind.prepare_create(object);
+        let mut errors = kmeta::validate_create(object, info, kind.name_rule());
+        errors.extend(kind.validate(object));
+        let name = kmeta::text(object, "name");
+        if !errors.is_empty() {
+            return Err(ApiError::invalid(info, name, &errors));
+        }
+        let place = Place { kind, namespace, name };
+        let bytes = encoding::encode(kind, object);
+        if dry_run {
+            return match self.store.get(&place.key()) {
+                Some(existing) => Err(already_exists(place, Some(&existing))),
+                None => Ok(Stored { bytes, revision: 0 }),
+            };
+        }
+        match self.commit(place, Expect::Absent, Some(bytes.clone())).await {
+            Ok(revision) => Ok(Stored { bytes, revision }),
+            Err(store::Error::Conflict { current }) => Err(already_exists(place, current.as_ref())),
+            Err(error) => Err(store_error(error)),
+        }
+    }
+
+    pub(super) async fn commit(
+        &self,
+        place: Place<'_>,
+        expect: Expect,
+        value: Option<bytes::Bytes>,
+    ) -> Result<u64, store::Error> {
+        let durability = durability(place.info());
+        self.store.commit(Write { key: place.key().into(), expect, value, durability }).await
+    }
+}
+
+/// Leases and Events cost nothing when lost; everything else is on the disk before it is acknowledged.
+fn durability(info: &KindInfo) -> Durability {
+    match info.plural {
+        "leases" | "events" => Durability::Eventual,
+        _ => Durability::Synced,
+    }
+}
+
+/// The object of an entry, as its kind shows it.
+pub fn decode(place: Place<'_>, entry: &Entry) -> Result<Value, ApiError> {
+    encoding::decode(place.kind, &entry.value, entry.mod_revision)
+        .map_err(|error| ApiError::internal(format!("stored object {} cannot be read: {error}", entry.key)))
+}
+
+/// Checks the body's namespace against the URL's and writes it.
+fn place_in_namespace(kind: &dyn Kind, namespace: &str, object: &mut Value) -> Result<(), ApiError> {
+    let given = kmeta::text(object, "namespace");
+    if !kind.info().namespaced {
+        // A namespace given for a cluster-scoped object is refused by validation.
+        return Ok(());
+    }
+    if !given.is_empty() && given != namespace {
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    kmeta::metadata_mut(object).insert("namespace".into(), namespace.into());
+    Ok(())
+}
+
+fn stamp() -> kmeta::Stamp {
+    kmeta::Stamp { now: Timestamp::now(), uid: uuid::Uuid::new_v4().to_string(), suffix: meta::random_suffix() }
+}
+
+fn already_exists(place: Place<'_>, current: Option<&Entry>) -> ApiError {
+    let dying = current.and_then(|entry| decode(place, entry).ok()).is_some_and(|object| meta::is_deleting(&object));
+    let error = ApiError::already_exists(place.info(), place.name);
+    if dying { error.prefixed("object is being deleted: ") } else { error }
+}
+
+/// A failure of the store that is nobody's conflict.
+pub fn store_error(error: store::Error) -> ApiError {
+    match error {
+        store::Error::Future { requested, current } => ApiError::future_version(requested, current),
+        store::Error::Compacted { .. } => ApiError::expired("The resourceVersion for the provided list is too old."),
+        store::Error::Conflict { .. } | store::Error::Lagged | store::Error::Broken(_) => ApiError::internal(error),
+    }
+}

@@ -1,0 +1,170 @@
+//! Updates: from the object as it is to the object as it shall be, in one compare-and-swap.
+
+use serde_json::Value;
+
+use super::encoding::{self, Stored};
+use super::{Place, Registry, Written, decode, meta, store_error};
+use crate::apiserver::admission::{self, Operation};
+use crate::apiserver::allocate::Reservation;
+use crate::apiserver::status::ApiError;
+use crate::kinds::field::{Errors, Reason};
+use crate::kinds::meta as kmeta;
+use crate::store::{self, Entry, Expect};
+
+/// How often an update that states no version is computed again after losing a race; each loss means
+/// that somebody else has made progress.
+const ATTEMPTS: usize = 64;
+
+/// Which half of the object is written, and by which rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// The main endpoint.
+    Main,
+    /// `/status`.
+    Status,
+    /// A change that the server makes itself and that no rule of the kind applies to: a binding, a
+    /// namespace's finalizers.
+    Server,
+}
+
+impl Registry {
+    /// Writes what `change` makes of the current object. `change` may be asked several times.
+    pub async fn update(
+        &self,
+        place: Place<'_>,
+        lane: Lane,
+        dry_run: bool,
+        change: &(dyn Fn(&Value) -> Result<Value, ApiError> + Send + Sync),
+    ) -> Result<Written, ApiError> {
+        for _ in 0..ATTEMPTS {
+            let entry = self.entry(place)?;
+            let old = decode(place, &entry)?;
+            let mut new = change(&old)?;
+            check_versions(place, &mut new, &old)?;
+            let (warnings, reservation) = self.prepare(place, lane, &mut new, &old)?;
+            validate(place, lane, &new, &old)?;
+            let bytes = encoding::encode(place.kind, &new);
+            let goes = may_go(place, &new);
+            let revision = if (bytes == entry.value && !goes) || dry_run {
+                entry.mod_revision
+            } else {
+                match self.write(place, &entry, if goes { None } else { Some(bytes.clone()) }).await? {
+                    Some(revision) => {
+                        reservation.keep();
+                        if goes {
+                            self.allocator.on_delete(place.kind, &new);
+                        }
+                        if goes { entry.mod_revision } else { revision }
+                    }
+                    None => continue,
+                }
+            };
+            return Ok(Written { stored: Stored { bytes, revision }, warnings, created: false });
+        }
+        Err(place.stale())
+    }
+
+    /// One attempt; `None` when somebody else was quicker.
+    pub(super) async fn write(
+        &self,
+        place: Place<'_>,
+        entry: &Entry,
+        value: Option<bytes::Bytes>,
+    ) -> Result<Option<u64>, ApiError> {
+        match self.commit(place, Expect::Revision(entry.mod_revision), value).await {
+            Ok(revision) => Ok(Some(revision)),
+            Err(store::Error::Conflict { .. }) => Ok(None),
+            Err(error) => Err(store_error(error)),
+        }
+    }
+
+    fn prepare(
+        &self,
+        place: Place<'_>,
+        lane: Lane,
+        new: &mut Value,
+        old: &Value,
+    ) -> Result<(Vec<String>, Reservation), ApiError> {
+        let nothing = (Vec::new(), self.allocator.nothing());
+        if lane == Lane::Server {
+            return Ok(nothing);
+        }
+        kmeta::normalize(new);
+        place.kind.default(new);
+        kmeta::prepare_update(new, old);
+        if lane == Lane::Status {
+            place.kind.prepare_status_update(new, old);
+            return Ok(nothing);
+        }
+        admission::admit(self, place, Operation::Update, new, Some(old))?;
+        let reservation = self.allocator.on_update(place.kind, new, old)?;
+        place.kind.prepare_update(new, old);
+        Ok((place.kind.warnings(new, Some(old)), reservation))
+    }
+}
+
+fn validate(place: Place<'_>, lane: Lane, new: &Value, old: &Value) -> Result<(), ApiError> {
+    let mut errors = Errors::default();
+    match lane {
+        Lane::Server => return Ok(()),
+        Lane::Main => {
+            // Upstream checks the metadata twice, and its causes say so.
+            errors.extend(kmeta::validate_update(new, old));
+            errors.extend(errors.clone());
+            errors.extend(place.kind.validate_update(new, old));
+        }
+        Lane::Status => {
+            errors.extend(kmeta::validate_update(new, old));
+            errors.extend(errors.clone());
+            errors.extend(place.kind.validate_status_update(new, old));
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(place.info(), place.name, &errors)) }
+}
+
+/// Holds the version and uid that a client states against the object's, and fills in what it left out.
+fn check_versions(place: Place<'_>, new: &mut Value, old: &Value) -> Result<(), ApiError> {
+    let given = kmeta::text(new, "uid");
+    let uid = kmeta::text(old, "uid");
+    if !given.is_empty() && given != uid {
+        let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {uid}");
+        return Err(ApiError::conflict(place.info(), place.name, why));
+    }
+    let given = kmeta::text(new, "resourceVersion");
+    let version = kmeta::text(old, "resourceVersion");
+    if given.is_empty() {
+        if !allows_unconditional_update(place.info().plural) {
+            let mut errors = Errors::default();
+            let detail = "must be specified for an update";
+            errors.push_text(Reason::Invalid, "metadata.resourceVersion", "0x0".to_owned(), detail);
+            return Err(ApiError::invalid(place.info(), place.name, &errors));
+        }
+        kmeta::metadata_mut(new).insert("resourceVersion".into(), version.into());
+    } else if given != version {
+        if given.parse::<u64>().is_err() {
+            let why = format!("strconv.ParseUint: parsing {given:?}: invalid syntax");
+            let mut errors = Errors::default();
+            errors.push(Reason::Invalid, "metadata.resourceVersion", Some(given.into()), why);
+            return Err(ApiError::invalid(place.info(), place.name, &errors));
+        }
+        return Err(place.stale());
+    }
+    Ok(())
+}
+
+/// Kinds whose updates must state a version.
+fn allows_unconditional_update(plural: &str) -> bool {
+    !matches!(plural, "leases" | "runtimeclasses" | "serviceaccounts")
+}
+
+/// Kinds that a PUT creates.
+pub fn allows_create_on_update(plural: &str) -> bool {
+    matches!(plural, "leases" | "services" | "endpoints" | "events")
+}
+
+/// Whether the update leaves nothing that holds the deleted object.
+fn may_go(place: Place<'_>, new: &Value) -> bool {
+    let held_by_spec = place.info().plural == "namespaces"
+        && new["spec"]["finalizers"].as_array().is_some_and(|finalizers| !finalizers.is_empty());
+    meta::may_go(new) && !held_by_spec
+}

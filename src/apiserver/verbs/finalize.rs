@@ -1,0 +1,45 @@
+//! PUT `namespaces/finalize`: the namespace controller says that the namespace is empty.
+
+use axum::body::Body;
+use axum::response::Response;
+use http::StatusCode;
+use serde_json::Value;
+
+use super::Call;
+use super::update::check_place;
+use crate::apiserver::body;
+use crate::apiserver::options::WriteOptions;
+use crate::apiserver::registry::update::Lane;
+use crate::apiserver::reply::{self, Representation};
+use crate::apiserver::status::ApiError;
+use crate::kinds::meta as kmeta;
+
+pub async fn finalize(call: &Call, body: Body) -> Result<Response, ApiError> {
+    let shape = Representation::negotiate(&call.headers)?;
+    let options = WriteOptions::from_query(&call.query, "UpdateOptions")?;
+    let bytes = body::read(body).await?;
+    let content_type = body::content_type(&call.headers);
+    let (mut sent, warnings) = body::decode(&bytes, content_type, call.kind, options.field_validation)?;
+    check_place(call, &mut sent)?;
+    let change = |old: &Value| Ok(with_finalizers(old, &sent));
+    let written = call.server.registry.update(call.place(), Lane::Server, options.dry_run, &change).await?;
+    reply::object(call.kind, &shape, StatusCode::OK, &written.stored, &warnings)
+}
+
+/// The namespace as it is, with the finalizers of `sent` and the version that it states.
+fn with_finalizers(old: &Value, sent: &Value) -> Value {
+    let mut new = old.clone();
+    let finalizers = sent["spec"]["finalizers"].clone();
+    let spec = kmeta::object_mut(&mut new, "spec");
+    match kmeta::is_empty(&finalizers) {
+        true => spec.remove("finalizers"),
+        false => spec.insert("finalizers".into(), finalizers),
+    };
+    for field in ["resourceVersion", "uid"] {
+        let stated = kmeta::text(sent, field);
+        if !stated.is_empty() {
+            kmeta::metadata_mut(&mut new).insert(field.into(), stated.into());
+        }
+    }
+    new
+}

@@ -1,0 +1,22 @@
+//! GET of one object. The newest is always at hand, so a version asked for can only be too new.
+
+use axum::response::Response;
+use http::StatusCode;
+
+use super::Call;
+use crate::apiserver::options::parse_version;
+use crate::apiserver::registry::encoding::Stored;
+use crate::apiserver::reply::{self, Representation};
+use crate::apiserver::status::ApiError;
+
+pub fn get(call: &Call) -> Result<Response, ApiError> {
+    let shape = Representation::negotiate(&call.headers)?;
+    let version = parse_version(call.query.get("resourceVersion"))
+        .map_err(|why| ApiError::bad_request(format!("invalid resource version: {why}")))?;
+    let entry = call.server.registry.entry(call.place());
+    let current = call.server.registry.store.revision();
+    if let Some(wanted) = version.filter(|wanted| *wanted > current) {
+        return Err(ApiError::future_version(wanted, current));
+    }
+    reply::object(call.kind, &shape, StatusCode::OK, &Stored::from(&entry?), &[])
+}

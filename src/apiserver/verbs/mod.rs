@@ -1,0 +1,66 @@
+//! One file a verb: from a parsed request to its answer.
+
+mod binding;
+mod create;
+mod delete;
+mod finalize;
+mod get;
+mod list;
+mod log;
+mod patch;
+mod scale;
+mod update;
+pub mod watch;
+
+use axum::body::Body;
+use axum::response::Response;
+use http::HeaderMap;
+
+use super::ApiServer;
+use super::options::Query;
+use super::registry::Place;
+use super::registry::update::Lane;
+use super::status::ApiError;
+use super::target::Target;
+use crate::kinds::Kind;
+
+/// A request for a resource, before its body is read.
+pub struct Call {
+    pub server: ApiServer,
+    pub target: Target,
+    pub kind: &'static dyn Kind,
+    pub query: Query,
+    pub headers: HeaderMap,
+}
+
+impl Call {
+    pub fn place(&self) -> Place<'_> {
+        Place { kind: self.kind, namespace: &self.target.namespace, name: &self.target.name }
+    }
+
+    fn lane(&self) -> Lane {
+        if self.target.subresource == "status" { Lane::Status } else { Lane::Main }
+    }
+}
+
+/// Answers one request. Every verb and subresource that `target` lets through has its line here.
+pub async fn answer(call: Call, body: Body) -> Result<Response, ApiError> {
+    let target = &call.target;
+    match (target.verb, target.subresource.as_str()) {
+        ("get", "" | "status") => get::get(&call),
+        ("list", "") => list::list(&call),
+        ("watch", "") => watch::watch(&call),
+        ("create", "") => create::create(&call, body).await,
+        ("update", "" | "status") => update::update(&call, body).await,
+        ("patch", "" | "status") => patch::patch(&call, body).await,
+        ("delete", "") => delete::delete(&call, body).await,
+        ("deletecollection", "") => delete::collection(&call, body).await,
+        ("create", "binding") => binding::bind(&call, body).await,
+        ("update", "finalize") => finalize::finalize(&call, body).await,
+        ("get", "log") => log::log(&call).await,
+        ("get", "scale") => scale::get(&call),
+        ("update", "scale") => scale::update(&call, body).await,
+        ("patch", "scale") => scale::patch(&call, body).await,
+        _ => Err(ApiError::method_not_allowed()),
+    }
+}

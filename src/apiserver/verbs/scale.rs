@@ -1,0 +1,149 @@
+//! `scale`: how many of a scalable kind, whatever the kind.
+
+use axum::body::Body;
+use axum::response::Response;
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+
+use super::Call;
+use super::patch::Patch;
+use crate::apiserver::body;
+use crate::apiserver::options::WriteOptions;
+use crate::apiserver::registry::update::Lane;
+use crate::apiserver::registry::{Written, encoding};
+use crate::apiserver::reply;
+use crate::apiserver::status::ApiError;
+use crate::kinds::field::{Errors, Reason};
+use crate::kinds::{ScalePaths, meta as kmeta};
+
+pub fn get(call: &Call) -> Result<Response, ApiError> {
+    let object = call.server.registry.find(call.place()).ok_or_else(|| call.place().not_found())?;
+    Ok(reply::json_value(StatusCode::OK, &view(&object, paths(call)?)))
+}
+
+pub async fn update(call: &Call, body: Body) -> Result<Response, ApiError> {
+    let options = WriteOptions::from_query(&call.query, "UpdateOptions")?;
+    let bytes = body::read(body).await?;
+    let sent = body::decode_options(&bytes, body::content_type(&call.headers), "Scale")?
+        .ok_or_else(|| ApiError::bad_request("a Scale is needed in the request body"))?;
+    let name = kmeta::text(&sent, "name");
+    if name != call.target.name {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            call.target.name
+        )));
+    }
+    let paths = paths(call)?;
+    let change = |old: &Value| scaled(call, old, &sent, paths);
+    let written = call.server.registry.update(call.place(), Lane::Main, options.dry_run, &change).await?;
+    answer(call, &written, paths)
+}
+
+pub async fn patch(call: &Call, body: Body) -> Result<Response, ApiError> {
+    let options = WriteOptions::from_query(&call.query, "PatchOptions")?;
+    let patch = Patch::read(call, &options, body).await?;
+    let paths = paths(call)?;
+    let change = |old: &Value| {
+        let wanted = patch.apply_plain(&view(old, paths))?;
+        scaled(call, old, &wanted, paths)
+    };
+    let written = call.server.registry.update(call.place(), Lane::Main, options.dry_run, &change).await?;
+    answer(call, &written, paths)
+}
+
+fn answer(call: &Call, written: &Written, paths: ScalePaths) -> Result<Response, ApiError> {
+    let stored = &written.stored;
+    let object = encoding::decode(call.kind, &stored.bytes, stored.revision).map_err(ApiError::internal)?;
+    Ok(reply::json_value(StatusCode::OK, &view(&object, paths)))
+}
+
+fn paths(call: &Call) -> Result<ScalePaths, ApiError> {
+    call.kind.scale().ok_or_else(ApiError::no_resource)
+}
+
+/// The object as a Scale.
+fn view(object: &Value, paths: ScalePaths) -> Value {
+    let mut metadata = Map::new();
+    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        let value = &object["metadata"][field];
+        if !value.is_null() {
+            metadata.insert(field.into(), value.clone());
+        }
+    }
+    let number = |path: &str| object.pointer(path).and_then(Value::as_i64).unwrap_or(0);
+    let mut spec = Map::new();
+    // Upstream leaves a zero out.
+    if number(paths.spec_replicas) != 0 {
+        spec.insert("replicas".into(), number(paths.spec_replicas).into());
+    }
+    let mut status = Map::from_iter([("replicas".to_owned(), Value::from(number(paths.status_replicas)))]);
+    let selector = selector_text(object.pointer(paths.selector).unwrap_or(&Value::Null));
+    if !selector.is_empty() {
+        status.insert("selector".into(), selector.into());
+    }
+    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status})
+}
+
+/// The object with the replicas that `scale` asks for, and the version that it states.
+fn scaled(call: &Call, old: &Value, scale: &Value, paths: ScalePaths) -> Result<Value, ApiError> {
+    let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+    if replicas < 0 {
+        let mut errors = Errors::default();
+        let detail = "must be greater than or equal to 0";
+        errors.push(Reason::Invalid, "spec.replicas", Some(replicas.into()), detail);
+        return Err(ApiError::invalid_kind("Scale", "autoscaling", &call.target.name, &errors));
+    }
+    let mut new = old.clone();
+    kmeta::object_mut(&mut new, "spec");
+    if let Some(place) = new.pointer_mut(paths.spec_replicas) {
+        *place = replicas.into();
+    }
+    let metadata = kmeta::metadata_mut(&mut new);
+    for field in ["resourceVersion", "uid"] {
+        match kmeta::text(scale, field) {
+            "" => metadata.remove(field),
+            stated => metadata.insert(field.into(), stated.into()),
+        };
+    }
+    Ok(new)
+}
+
+/// A LabelSelector, or a plain map, in the words of a query parameter.
+fn selector_text(selector: &Value) -> String {
+    let structured = selector.get("matchLabels").is_some() || selector.get("matchExpressions").is_some();
+    let labels = if structured { &selector["matchLabels"] } else { selector };
+    let pairs = labels.as_object().into_iter().flatten();
+    let mut terms: Vec<String> = pairs.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or(""))).collect();
+    if structured {
+        for term in selector["matchExpressions"].as_array().into_iter().flatten() {
+            let key = term["key"].as_str().unwrap_or_default();
+            let mut values: Vec<&str> =
+                term["values"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            values.sort_unstable();
+            let list = values.join(",");
+            terms.push(match term["operator"].as_str().unwrap_or_default() {
+                "In" => format!("{key} in ({list})"),
+                "NotIn" => format!("{key} notin ({list})"),
+                "Exists" => key.to_owned(),
+                _ => format!("!{key}"),
+            });
+        }
+    }
+    terms.sort();
+    terms.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors_read_as_queries() {
+        assert_eq!(selector_text(&json!({"b": "2", "a": "1"})), "a=1,b=2");
+        let structured = json!({"matchLabels": {"x": "y"}, "matchExpressions": [
+            {"key": "k", "operator": "In", "values": ["b", "a"]}, {"key": "e", "operator": "DoesNotExist"},
+        ]});
+        assert_eq!(selector_text(&structured), "!e,k in (a,b),x=y");
+        assert_eq!(selector_text(&Value::Null), "");
+    }
+}

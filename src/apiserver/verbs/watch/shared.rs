@@ -1,0 +1,79 @@
+//! What watchers of one process share of a change: it is decoded and written out once.
+//!
+//! A change comes to its watchers within moments, so a small ring indexed by revision finds it; a change
+//! that has been pushed out is simply worked out again.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::apiserver::registry::encoding;
+use crate::kinds::Kind;
+use crate::store::Change;
+
+/// Twice the changes of a burst of a thousand pods; each slot keeps one decoded object of a few KiB.
+const SLOTS: usize = 2048;
+
+/// The ring, shared by all watches.
+#[derive(Clone)]
+pub struct Changes(Arc<Vec<Mutex<Option<Arc<Shared>>>>>);
+
+/// One change and what has been made of it.
+pub struct Shared {
+    pub change: Arc<Change>,
+    new: OnceLock<Value>,
+    old: OnceLock<Value>,
+    line: OnceLock<Bytes>,
+}
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self(Arc::new((0..SLOTS).map(|_| Mutex::new(None)).collect()))
+    }
+}
+
+impl Changes {
+    /// The shared form of `change`, as `kind` sees it. The two views of Events do not share.
+    pub fn get(&self, kind: &dyn Kind, change: Arc<Change>) -> Arc<Shared> {
+        let fresh =
+            |change| Arc::new(Shared { change, new: OnceLock::new(), old: OnceLock::new(), line: OnceLock::new() });
+        if kind.info().storage == "events" {
+            return fresh(change);
+        }
+        let index = usize::try_from(change.revision).unwrap_or(0) % self.0.len();
+        let Some(slot) = self.0.get(index) else { return fresh(change) };
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*slot {
+            Some(known) if Arc::ptr_eq(&known.change, &change) => known.clone(),
+            _ => {
+                let made = fresh(change);
+                *slot = Some(made.clone());
+                made
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// The object after the change; `Null` after a deletion.
+    pub fn new(&self, kind: &dyn Kind) -> &Value {
+        self.new.get_or_init(|| match &self.change.value {
+            Some(bytes) => encoding::decode(kind, bytes, self.change.revision).unwrap_or_default(),
+            None => Value::Null,
+        })
+    }
+
+    /// The object before the change, showing the version of the change; `Null` at a creation.
+    pub fn old(&self, kind: &dyn Kind) -> &Value {
+        self.old.get_or_init(|| match &self.change.previous {
+            Some(entry) => encoding::decode(kind, &entry.value, self.change.revision).unwrap_or_default(),
+            None => Value::Null,
+        })
+    }
+
+    /// The event as a line of JSON, for watchers without a selector.
+    pub fn line(&self, write: impl FnOnce() -> Bytes) -> Bytes {
+        self.line.get_or_init(write).clone()
+    }
+}
