@@ -13,6 +13,7 @@
 mod common;
 pub mod config_map;
 pub mod deployment;
+pub mod diff;
 pub mod endpoint_slice;
 pub mod endpoints;
 pub mod event;

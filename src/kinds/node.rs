@@ -218,8 +218,9 @@ fn address<'a>(node: &'a Value, kind: &str) -> &'a str {
     of_kind.next().and_then(|address| address["address"].as_str()).unwrap_or("<none>")
 }
 
-/// Taints are unique by key and effect.
+/// Taints are unique by key and effect. The errors name `metadata.taints`, as upstream's do.
 fn validate_taints(errors: &mut Errors, list: &Field<'_>) {
+    let list = Field::new("metadata.taints", list.value);
     let mut seen: Vec<(&str, &str)> = Vec::new();
     for taint in list.items() {
         let (key, value, effect) = (taint.get("key"), taint.get("value"), taint.get("effect"));

@@ -3,6 +3,7 @@
 mod affinity;
 mod container;
 pub mod defaults;
+mod dump;
 mod env;
 mod handler;
 mod print;
@@ -11,9 +12,11 @@ pub mod resources;
 pub mod scheduling;
 mod security;
 pub mod spec;
+mod status;
+mod update;
 mod volume;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::field::{Errors, Field};
 use super::meta::{self, object_mut};
@@ -66,10 +69,11 @@ impl Kind for Pod {
         meta::start_generation(object);
         let spec = object_mut(object, "spec");
         defaults::service_account(spec);
+        least_grace(spec);
         let gated = spec.get("schedulingGates").is_some_and(|gates| !meta::is_empty(gates));
         let mut status = json!({"phase": "Pending", "qosClass": qos::class(&object["spec"])});
         if gated {
-            status["conditions"] = json!([scheduling_gated()]);
+            status["conditions"] = json!([scheduling_gated(&object["metadata"]["creationTimestamp"])]);
         }
         object["status"] = status;
     }
@@ -109,6 +113,19 @@ impl Kind for Pod {
         if !node.is_empty() && !spec.get("schedulingGates").is_empty() {
             errors.forbidden(&node, "cannot be set until all schedulingGates have been cleared");
         }
+        errors
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> Errors {
+        let mut errors = Errors::default();
+        whole(&mut errors, new);
+        update::validate(&mut errors, new, old);
+        errors
+    }
+
+    fn validate_status_update(&self, new: &Value, old: &Value) -> Errors {
+        let mut errors = Errors::default();
+        status::validate(&mut errors, new, old);
         errors
     }
 
@@ -156,20 +173,27 @@ impl Kind for Pod {
             return Some(0);
         }
         let seconds = requested.or(spec["terminationGracePeriodSeconds"].as_i64()).unwrap_or(30);
-        // A negative period asks for the least that there is.
+        // A negative period stands for the least that there is.
         Some(if seconds < 0 { 1 } else { seconds })
     }
 }
 
-/// The condition of a pod that must not be scheduled yet. Its time is filled on writing.
-fn scheduling_gated() -> Value {
+/// A negative period of grace stands for the least that there is.
+fn least_grace(spec: &mut Map<String, Value>) {
+    if spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|seconds| seconds < 0) {
+        spec.insert("terminationGracePeriodSeconds".to_owned(), 1.into());
+    }
+}
+
+/// The condition of a pod that must not be scheduled yet, since its creation.
+fn scheduling_gated(since: &Value) -> Value {
     json!({
         "type": "PodScheduled",
         "status": "False",
         "reason": "SchedulingGated",
         "message": "Scheduling is blocked due to non-empty scheduling gates",
         "lastProbeTime": null,
-        "lastTransitionTime": null,
+        "lastTransitionTime": since,
     })
 }
 
