@@ -6,6 +6,8 @@
 
 mod build;
 mod ingress;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
