@@ -1,8 +1,5 @@
 //! What a proxy owes to headers: the hop-by-hop ones end here, the client is told on.
 
-use std::fmt::Write as _;
-use std::net::IpAddr;
-
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Uri};
 
@@ -69,20 +66,23 @@ fn ends_inside_brackets(name: &str) -> bool {
 }
 
 /// Tells the guest who the client is.
-pub(super) fn forwarded(headers: &mut HeaderMap, client: IpAddr) {
-    let mut chain = String::new();
-    for before in headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()) {
-        chain.push_str(before);
-        chain.push_str(", ");
-    }
-    let _ = write!(chain, "{client}");
-    if let Ok(chain) = HeaderValue::try_from(chain) {
-        headers.insert(X_FORWARDED_FOR, chain);
-    }
+pub(super) fn forwarded(headers: &mut HeaderMap, client: &HeaderValue) {
+    // Behind those that the client says it spoke for, if any.
+    let chain = match headers.contains_key(X_FORWARDED_FOR) {
+        true => chain(headers, client),
+        false => client.clone(),
+    };
+    headers.insert(X_FORWARDED_FOR, chain);
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     if let Some(host) = headers.get(header::HOST).cloned() {
         headers.insert(X_FORWARDED_HOST, host);
     }
+}
+
+fn chain(headers: &HeaderMap, client: &HeaderValue) -> HeaderValue {
+    let before = headers.get_all(X_FORWARDED_FOR).iter();
+    let chain: Vec<&str> = before.chain([client]).filter_map(|value| value.to_str().ok()).collect();
+    HeaderValue::try_from(chain.join(", ")).unwrap_or_else(|_| client.clone())
 }
 
 #[cfg(test)]
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn the_client_is_added_to_those_before_it() {
         let mut headers = map(&[("x-forwarded-for", "10.0.0.1"), ("host", "shop")]);
-        forwarded(&mut headers, IpAddr::from([127, 0, 0, 9]));
+        forwarded(&mut headers, &HeaderValue::from_static("127.0.0.9"));
         let expected = map(&[
             ("x-forwarded-for", "10.0.0.1, 127.0.0.9"),
             ("host", "shop"),

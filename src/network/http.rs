@@ -17,10 +17,10 @@ use http::{Request, Response, StatusCode, Uri, Version};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::balance;
+use super::dial::Dialer;
 use super::headers::{self, UNDELIVERED};
 use super::local::Found;
 use super::replay::{Lent, Tape};
@@ -28,8 +28,6 @@ use super::seek::{Directory, NotFound};
 use super::table::{Endpoint, ServicePort};
 use crate::wire::{CallError, HttpBody, HttpService};
 
-/// How long a peer may take to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Shorter than servers keep idle connections, so that they are not closed under a request.
 const POOL_IDLE: Duration = Duration::from_secs(10);
 /// More idle connections to one peer than this are closed: a burst must not hold descriptors.
@@ -61,20 +59,17 @@ enum Attempt {
 /// Makes calls. Shared by the ingress, the Service listeners and guests.
 pub(super) struct Forwarder {
     pub(super) directory: Arc<Directory>,
-    client: Client<HttpConnector, Lent>,
+    client: Client<Dialer, Lent>,
 }
 
 impl Forwarder {
     pub(super) fn new(directory: Arc<Directory>) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(POOL_IDLE_PER_PEER)
             .set_host(false)
-            .build(connector);
+            .build(Dialer);
         Self { directory, client }
     }
 

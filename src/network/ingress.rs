@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use super::headers;
 use super::http::{Forwarder, plain};
-use super::serve::{Answer, Ends, Handle, serve_http};
+use super::serve::{Answer, Ends, Handle, Peer, serve_http};
 use super::table::IngressMatch;
 use crate::wire::HttpBody;
 
@@ -21,7 +21,7 @@ pub(super) struct Ingress {
 }
 
 impl Handle for Ingress {
-    async fn handle(&self, mut request: Request<HttpBody>, peer: SocketAddr) -> Response<HttpBody> {
+    async fn handle(&self, mut request: Request<HttpBody>, peer: &Peer) -> Response<HttpBody> {
         let port = {
             let table = self.forwarder.directory.table();
             match table.ingress(headers::host_of(&request), request.uri().path()) {
@@ -30,8 +30,8 @@ impl Handle for Ingress {
                 IngressMatch::NoRule => return no_rule(&request),
             }
         };
-        headers::forwarded(request.headers_mut(), peer.ip());
-        match self.forwarder.forward(port, request, Some(peer.ip()), RESPONSE_TIMEOUT).await {
+        headers::forwarded(request.headers_mut(), &peer.text);
+        match self.forwarder.forward(port, request, Some(peer.ip), RESPONSE_TIMEOUT).await {
             Ok(response) => response,
             Err(error) => error.response(),
         }

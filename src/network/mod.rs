@@ -11,6 +11,7 @@
 
 mod balance;
 mod cores;
+mod dial;
 mod headers;
 mod http;
 mod ingress;
@@ -23,6 +24,8 @@ mod serve;
 mod service;
 mod table;
 mod tcp;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -131,8 +134,11 @@ impl Network {
     /// # Errors
     /// The system's, when the address is taken, forbidden or not of this machine.
     pub async fn listen(&self, address: SocketAddr) -> io::Result<PodListener> {
-        let listener = serve::bind(address, false)?;
-        let address = listener.local_addr()?;
+        let listener = match (serve::bind(address, false), dial::stand_in(address)) {
+            (Err(error), Some(other)) if error.kind() == io::ErrorKind::PermissionDenied => serve::bind(other, false)?,
+            (bound, _) => bound?,
+        };
+        let address = if address.port() == 0 { listener.local_addr()? } else { address };
         let (close, local) = (self.server.listener_token(), self.local().clone());
         self.server.accept(listener, close.clone(), Arc::new(PodPort { address, local: local.clone() }));
         Ok(PodListener::new(address, local, close.drop_guard()))

@@ -12,7 +12,7 @@ use tokio_util::sync::DropGuard;
 use super::headers::{self, UNDELIVERED};
 use super::http::plain;
 use super::local::{Found, LocalPods};
-use super::serve::{Answer, Ends, Handle, serve_http};
+use super::serve::{Answer, Ends, Handle, Peer, serve_http};
 use crate::wire::{CallError, HttpBody};
 
 /// Listens on a pod's address for those outside this process. Dropping it closes the listener and
@@ -48,7 +48,7 @@ pub(super) struct PodPort {
 }
 
 impl Handle for PodPort {
-    async fn handle(&self, mut request: Request<HttpBody>, _: SocketAddr) -> Response<HttpBody> {
+    async fn handle(&self, mut request: Request<HttpBody>, _: &Peer) -> Response<HttpBody> {
         let Found::Here(service) = self.local.find(self.address) else {
             return undelivered("no container of the pod is running");
         };

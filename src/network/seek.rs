@@ -82,6 +82,12 @@ impl Directory {
         self.table_changed.send_replace(());
     }
 
+    /// How many calls wait for an endpoint now.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        HELD_CALLS - self.held.available_permits()
+    }
+
     /// Begins the search of a call of `client` to `port`.
     pub(super) fn search(&self, port: Arc<ServicePort>, client: Option<IpAddr>) -> Search<'_> {
         let client = client.filter(|_| port.sticky);

@@ -7,12 +7,13 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response, Version};
 use hyper::service::service_fn;
@@ -53,7 +54,30 @@ pub(super) trait Answer: Send + Sync + 'static {
 
 /// What answers requests.
 pub(super) trait Handle: Send + Sync + 'static {
-    fn handle(&self, request: Request<HttpBody>, peer: SocketAddr) -> impl Future<Output = Response<HttpBody>> + Send;
+    fn handle(&self, request: Request<HttpBody>, peer: &Peer) -> impl Future<Output = Response<HttpBody>> + Send;
+}
+
+/// Who is at the other end.
+pub(super) struct Peer {
+    pub(super) ip: IpAddr,
+    /// The same as headers have it: made once for all requests of a connection.
+    pub(super) text: HeaderValue,
+}
+
+impl Peer {
+    fn new(address: SocketAddr) -> Self {
+        let ip = address.ip().to_canonical();
+        let text = HeaderValue::try_from(ip.to_string()).expect("an address is a header's value");
+        Self { ip, text }
+    }
+}
+
+/// How a connection is to end.
+enum Ending {
+    /// When what is under way is done.
+    Finish,
+    /// Now.
+    Cut,
 }
 
 /// When a connection is to end.
@@ -168,21 +192,27 @@ impl Ends {
         self.server.cancelled().await;
     }
 
-    /// Resolves when an idle connection is to be closed.
-    async fn lingered(&self) {
-        self.listener.cancelled().await;
-        tokio::time::sleep(LINGER).await;
+    /// What a connection is to do, once it is to end.
+    async fn next(&self) -> Ending {
+        let finish = async {
+            self.listener.cancelled().await;
+            tokio::time::sleep(LINGER).await;
+        };
+        tokio::select! {
+            () = finish => Ending::Finish,
+            () = self.cut() => Ending::Cut,
+        }
     }
 }
 
 /// Answers HTTP/1.1 and HTTP/2 (with prior knowledge) on one connection.
 pub(super) async fn serve_http<H: Handle>(stream: TcpStream, peer: SocketAddr, handler: Arc<H>, ends: Ends) {
     // One pointer to share with each request's future.
-    let shared = Arc::new((handler, ends.clone()));
+    let shared = Arc::new((handler, Peer::new(peer), ends.clone()));
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let shared = shared.clone();
         async move {
-            let (handler, ends) = &*shared;
+            let (handler, peer, ends) = &*shared;
             let is_http1 = request.version() <= Version::HTTP_11;
             let mut request = request.map(incoming);
             headers::normalise(&mut request);
@@ -195,14 +225,20 @@ pub(super) async fn serve_http<H: Handle>(stream: TcpStream, peer: SocketAddr, h
     });
     let builder = builder();
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    // In a set of its own, it is looked at only when it has been woken, not at each event of the
+    // connection: the tokens are shared by all connections, and looking at them takes their lock.
+    let mut endings = FuturesUnordered::from_iter([ends.next()]);
     let ended = tokio::select! {
+        biased;
         ended = connection.as_mut() => ended,
-        () = ends.cut() => return,
-        () = ends.lingered() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = ends.cut() => return,
+        Some(ending) = endings.next() => match ending {
+            Ending::Cut => return,
+            Ending::Finish => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = ends.cut() => return,
+                }
             }
         }
     };

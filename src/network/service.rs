@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::DropGuard;
 
 use super::http::{Forwarder, plain};
-use super::serve::{Answer, Ends, Handle, Server, bind, serve_http};
+use super::serve::{Answer, Ends, Handle, Peer, Server, bind, serve_http};
 use super::table::{Protocol, RouteTable, ServicePort};
 use super::tcp;
 use crate::wire::HttpBody;
@@ -75,6 +75,11 @@ impl Doors {
 
     pub(super) fn unbound(&self) -> Vec<Unbound> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).unbound.values().cloned().collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn node_port_ip(&self) -> IpAddr {
+        self.node_port_ip
     }
 
     fn open(&self, door: Door, state: &mut State) {
@@ -158,11 +163,11 @@ impl Answer for ServiceDoor {
 }
 
 impl Handle for ServiceDoor {
-    async fn handle(&self, request: Request<HttpBody>, peer: SocketAddr) -> Response<HttpBody> {
+    async fn handle(&self, request: Request<HttpBody>, peer: &Peer) -> Response<HttpBody> {
         let Some(port) = self.port() else {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "the Service has been deleted");
         };
-        match self.forwarder.forward(port, request, Some(peer.ip()), RESPONSE_TIMEOUT).await {
+        match self.forwarder.forward(port, request, Some(peer.ip), RESPONSE_TIMEOUT).await {
             Ok(response) => response,
             Err(error) => error.response(),
         }

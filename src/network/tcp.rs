@@ -1,6 +1,5 @@
 //! Bytes that are not HTTP: a pipe to one endpoint, for as long as the connection lasts.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,11 +8,11 @@ use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
 
 use super::balance::{self, InFlight};
+use super::dial;
 use super::seek::Directory;
 use super::serve::Ends;
 use super::table::ServicePort;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A client that has said nothing for so long waits for the server to speak first: not HTTP.
 const SNIFF: Duration = Duration::from_millis(50);
 /// What HTTP requests begin with; the last is HTTP/2 with prior knowledge.
@@ -52,7 +51,7 @@ pub(super) async fn pipe(
     peer: SocketAddr,
     ends: Ends,
 ) {
-    let Some((mut server, _in_flight)) = dial(directory, port, peer).await else { return };
+    let Some((mut server, _in_flight)) = reach(directory, port, peer).await else { return };
     let joined = tokio::select! {
         joined = copy_bidirectional(&mut client, &mut server) => joined,
         () = ends.cut() => return,
@@ -63,7 +62,7 @@ pub(super) async fn pipe(
 }
 
 /// A connection to some endpoint.
-async fn dial(directory: &Directory, port: Arc<ServicePort>, peer: SocketAddr) -> Option<(TcpStream, InFlight)> {
+async fn reach(directory: &Directory, port: Arc<ServicePort>, peer: SocketAddr) -> Option<(TcpStream, InFlight)> {
     let mut search = directory.search(port, Some(peer.ip()));
     loop {
         let endpoint = match search.next().await {
@@ -73,7 +72,7 @@ async fn dial(directory: &Directory, port: Arc<ServicePort>, peer: SocketAddr) -
                 return None;
             }
         };
-        match connect(endpoint.address).await {
+        match dial::dial(endpoint.address).await {
             Ok(stream) => {
                 endpoint.health.answered();
                 return Some((stream, endpoint.health.begin()));
@@ -85,12 +84,6 @@ async fn dial(directory: &Directory, port: Arc<ServicePort>, peer: SocketAddr) -
             }
         }
     }
-}
-
-async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }
 
 #[cfg(test)]
