@@ -8,8 +8,11 @@
 mod deployment;
 mod diff;
 mod endpoints;
+mod garbage;
 mod namespace;
+mod node_lifecycle;
 mod nodes;
+mod pod_gc;
 mod pods;
 mod replica_set;
 mod resources;
@@ -87,6 +90,21 @@ pub static CONTROLLERS: &[Controller] = &[
         name: "root-ca",
         start: |cluster, config| {
             let controller = root_ca::RootCa::new(&cluster, &config.root_ca_pem);
+            Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+    Controller { name: "garbage", start: |cluster, _| Box::pin(garbage::run(cluster)) },
+    Controller {
+        name: "node-lifecycle",
+        start: |cluster, _| {
+            let controller = node_lifecycle::NodeLifecycle::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+    Controller {
+        name: "pod-gc",
+        start: |cluster, _| {
+            let controller = pod_gc::PodGc::new(&cluster);
             Box::pin(run_reconciler(cluster, controller, WORKERS))
         },
     },

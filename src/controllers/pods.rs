@@ -8,6 +8,15 @@ use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Selector, SelectorExt};
 
+use crate::reconcile::Shared;
+
+/// Index over pods: by the node they are bound to.
+pub(super) const BY_NODE: &str = "node";
+
+pub(super) fn index_by_node(pods: &Shared<Pod>) {
+    pods.add_index(BY_NODE, |pod: &Pod| node(pod).map(str::to_owned).into_iter().collect());
+}
+
 /// The pod has ended, whatever becomes of the object.
 pub(super) fn is_finished(pod: &Pod) -> bool {
     matches!(phase(pod), "Succeeded" | "Failed")

@@ -28,8 +28,6 @@ use crate::reconcile::{Cluster, EventKind, Note, ObjectKey, Plan, Queue, Reconci
 const MAX_CREATIONS: usize = 2_000;
 /// Index over pods: those that nobody controls, by namespace.
 const ORPHANS: &str = "replica-set-orphans";
-/// Index over pods: by the node they are bound to.
-pub(super) const BY_NODE: &str = "node";
 /// Remembered failures, which only feed a condition: bounded by forgetting all.
 const MAX_FAILURES: usize = 4_096;
 
@@ -70,7 +68,7 @@ impl ReplicaSets {
             let orphan = crate::reconcile::owner_uid(&pod.metadata).is_none() && pods::is_active(pod);
             pod.metadata.namespace.iter().filter(|_| orphan).cloned().collect()
         });
-        pods.add_index(BY_NODE, |pod: &Pod| pods::node(pod).map(str::to_owned).into_iter().collect());
+        pods::index_by_node(&pods);
         Self { sets: cluster.watch(), pods, nodes: cluster.watch(), failures: Mutex::default() }
     }
 
@@ -119,7 +117,7 @@ impl ReplicaSets {
             }
             let changed = new.or(old).and_then(|n| n.metadata.name.clone());
             for node in nodes::lost(&nodes.list()).into_iter().chain(changed) {
-                for pod in pods.by_index(BY_NODE, &node) {
+                for pod in pods.by_index(pods::BY_NODE, &node) {
                     let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
                     if let Some(owner) = owners.iter().find(|o| o.controller == Some(true) && o.kind == "ReplicaSet") {
                         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
