@@ -1,0 +1,316 @@
+//! Readiness, liveness and startup probes: when to ask, and what the answers mean.
+//!
+//! [`Tracker`] is the arithmetic: period, delays, thresholds. [`ask`] is the question itself. An
+//! `httpGet` is a function call into the container, no socket; a `tcpSocket` on a port that the
+//! container serves asks whether it takes calls, and a real connection is made otherwise.
+//!
+//! `exec` and `grpc` have no counterpart in a Wasm container: nothing can be executed beside the
+//! guest. Such a probe answers neither yes nor no ([`Answer::Unsupported`]): readiness and startup
+//! never come true, for nothing was checked, and liveness never kills, for nothing was found wrong.
+//! One event says so.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use tokio::time::Instant;
+
+use crate::wire::{HttpBody, HttpService};
+
+/// The numbers of one probe, with upstream's defaults.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProbePlan {
+    pub initial_delay: Duration,
+    pub period: Duration,
+    pub timeout: Duration,
+    pub success_threshold: u32,
+    pub failure_threshold: u32,
+    /// How long a container that fails this probe may take to stop; `None`: the pod's own grace.
+    pub grace: Option<Duration>,
+}
+
+impl ProbePlan {
+    pub fn of(probe: &core::Probe) -> ProbePlan {
+        let seconds = |value: Option<i32>, default: u64| {
+            Duration::from_secs(value.and_then(|value| u64::try_from(value).ok()).unwrap_or(default))
+        };
+        let count = |value: Option<i32>, default: u32| {
+            value.and_then(|value| u32::try_from(value).ok()).filter(|&value| value > 0).unwrap_or(default)
+        };
+        ProbePlan {
+            initial_delay: seconds(probe.initial_delay_seconds, 0),
+            period: seconds(probe.period_seconds, 10).max(Duration::from_secs(1)),
+            timeout: seconds(probe.timeout_seconds, 1).max(Duration::from_secs(1)),
+            success_threshold: count(probe.success_threshold, 1),
+            failure_threshold: count(probe.failure_threshold, 3),
+            grace: probe
+                .termination_grace_period_seconds
+                .and_then(|seconds| u64::try_from(seconds).ok())
+                .map(Duration::from_secs),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbeKind {
+    Startup,
+    Readiness,
+    Liveness,
+}
+
+impl ProbeKind {
+    /// As events begin: `Readiness probe failed: …`.
+    pub fn title(self) -> &'static str {
+        match self {
+            ProbeKind::Startup => "Startup",
+            ProbeKind::Readiness => "Readiness",
+            ProbeKind::Liveness => "Liveness",
+        }
+    }
+}
+
+/// What one probe found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    Success,
+    /// Why, in upstream's words where they exist.
+    Failure(String),
+    /// Nothing can be found out; see the module's text.
+    Unsupported(String),
+}
+
+/// One probe of one container in its present life.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tracker {
+    pub kind: ProbeKind,
+    plan: ProbePlan,
+    /// When to ask next; `None` while an answer is awaited, or when asking is of no use.
+    next: Option<Instant>,
+    asking: bool,
+    successes: u32,
+    failures: u32,
+    /// The last verdict: `None` until a threshold was first reached.
+    pub verdict: Option<bool>,
+}
+
+impl Tracker {
+    /// A probe that is first asked `delay` from now.
+    pub fn new(kind: ProbeKind, plan: ProbePlan, now: Instant, delay: Duration) -> Tracker {
+        Tracker { kind, plan, next: Some(now + delay), asking: false, successes: 0, failures: 0, verdict: None }
+    }
+
+    pub fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// Whether a first verdict is about to come: asked, or due.
+    pub fn pending(&self, now: Instant) -> bool {
+        self.verdict.is_none() && self.failures == 0 && (self.asking || self.next.is_some_and(|next| next <= now))
+    }
+
+    /// Marks the question as asked if it is due; the caller then asks it.
+    pub fn take_due(&mut self, now: Instant) -> bool {
+        let due = self.next.is_some_and(|next| next <= now);
+        if due {
+            self.next = None;
+            self.asking = true;
+        }
+        due
+    }
+
+    /// Counts an answer. Returns the verdict if this answer reached a threshold (each time it does).
+    pub fn record(&mut self, answer: &Answer, now: Instant) -> Option<bool> {
+        self.asking = false;
+        let ok = match answer {
+            Answer::Unsupported(_) => return None,
+            Answer::Success => true,
+            Answer::Failure(_) => false,
+        };
+        self.next = Some(now + self.plan.period);
+        let (count, threshold) = if ok {
+            self.failures = 0;
+            self.successes = self.successes.saturating_add(1);
+            (self.successes, self.plan.success_threshold)
+        } else {
+            self.successes = 0;
+            self.failures = self.failures.saturating_add(1);
+            (self.failures, self.plan.failure_threshold)
+        };
+        if count < threshold {
+            return None;
+        }
+        self.verdict = Some(ok);
+        self.verdict
+    }
+}
+
+/// Whom a probe asks.
+#[derive(Clone)]
+pub struct Target {
+    pub pod_ip: IpAddr,
+    /// The container's handler, if it serves HTTP and is running.
+    pub http: Option<Arc<dyn HttpService>>,
+    /// The ports that the handler answers on.
+    pub served: Vec<u16>,
+    /// Named ports of the container.
+    pub named: Vec<(String, u16)>,
+}
+
+/// Asks one probe, within its timeout.
+pub async fn ask(probe: &core::Probe, target: &Target) -> Answer {
+    let timeout = ProbePlan::of(probe).timeout;
+    let question = async {
+        if let Some(action) = &probe.http_get {
+            http_get(action, target).await
+        } else if let Some(action) = &probe.tcp_socket {
+            tcp_socket(action, target).await
+        } else if probe.exec.is_some() {
+            Answer::Unsupported("exec probes cannot be run in a Wasm container; use httpGet or tcpSocket".into())
+        } else if probe.grpc.is_some() {
+            Answer::Unsupported("grpc probes are not supported for Wasm containers; use httpGet or tcpSocket".into())
+        } else {
+            Answer::Unsupported("the probe has no handler".into())
+        }
+    };
+    tokio::time::timeout(timeout, question)
+        .await
+        .unwrap_or_else(|_| Answer::Failure("context deadline exceeded (no answer within the probe's timeout)".into()))
+}
+
+/// An `httpGet` action, of a probe or of a `preStop` hook.
+pub async fn http_get(action: &core::HTTPGetAction, target: &Target) -> Answer {
+    let Some(port) = port_number(&action.port, &target.named) else {
+        return Answer::Failure(format!("couldn't find port: {}", port_text(&action.port)));
+    };
+    let Some(service) = &target.http else {
+        return Answer::Failure(format!("dial tcp {}:{port}: connect: connection refused", target.pod_ip));
+    };
+    let request = match get_request(action, target.pod_ip, port) {
+        Ok(request) => request,
+        Err(error) => return Answer::Failure(format!("cannot make the request: {error}")),
+    };
+    match service.call(request).await {
+        // As upstream: redirects count as success, and bodies are not looked at.
+        Ok(response) if (200..400).contains(&response.status().as_u16()) => Answer::Success,
+        Ok(response) => {
+            Answer::Failure(format!("HTTP probe failed with statuscode: {}", response.status().as_u16()))
+        }
+        Err(error) => Answer::Failure(format!("Get \"http://{}:{port}\": {error}", target.pod_ip)),
+    }
+}
+
+fn get_request(action: &core::HTTPGetAction, ip: IpAddr, port: u16) -> Result<Request<HttpBody>, http::Error> {
+    let path = action.path.as_deref().unwrap_or("/");
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    let authority = SocketAddr::new(ip, port).to_string();
+    let mut request = Request::get(format!("http://{authority}{slash}{path}"));
+    let given = action.http_headers.as_deref().unwrap_or_default();
+    for header in given {
+        request = request.header(&header.name, &header.value);
+    }
+    for (name, value) in [("host", authority.as_str()), ("user-agent", "kube-probe/1.36"), ("accept", "*/*")] {
+        if !given.iter().any(|header| header.name.eq_ignore_ascii_case(name)) {
+            request = request.header(name, value);
+        }
+    }
+    request.body(Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync())
+}
+
+async fn tcp_socket(action: &core::TCPSocketAction, target: &Target) -> Answer {
+    let Some(port) = port_number(&action.port, &target.named) else {
+        return Answer::Failure(format!("couldn't find port: {}", port_text(&action.port)));
+    };
+    if action.host.is_none() && target.http.is_some() && target.served.contains(&port) {
+        return Answer::Success;
+    }
+    let host = action.host.clone().unwrap_or_else(|| target.pod_ip.to_string());
+    match tokio::net::TcpStream::connect((host.as_str(), port)).await {
+        Ok(_) => Answer::Success,
+        Err(error) => Answer::Failure(format!("dial tcp {host}:{port}: {error}")),
+    }
+}
+
+fn port_number(port: &IntOrString, named: &[(String, u16)]) -> Option<u16> {
+    match port {
+        IntOrString::Int(port) => u16::try_from(*port).ok(),
+        IntOrString::String(name) => {
+            named.iter().find(|(known, _)| known == name).map(|&(_, port)| port).or_else(|| name.parse().ok())
+        }
+    }
+}
+
+fn port_text(port: &IntOrString) -> String {
+    match port {
+        IntOrString::Int(port) => port.to_string(),
+        IntOrString::String(name) => name.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> ProbePlan {
+        ProbePlan { success_threshold: 2, failure_threshold: 3, ..ProbePlan::of(&core::Probe::default()) }
+    }
+
+    #[test]
+    fn defaults_are_upstreams() {
+        let plan = ProbePlan::of(&core::Probe::default());
+        assert_eq!(plan.period, Duration::from_secs(10));
+        assert_eq!(plan.timeout, Duration::from_secs(1));
+        assert_eq!((plan.success_threshold, plan.failure_threshold), (1, 3));
+        let zero = ProbePlan::of(&core::Probe { period_seconds: Some(0), ..Default::default() });
+        assert_eq!(zero.period, Duration::from_secs(1), "a period of nothing would never rest");
+    }
+
+    #[test]
+    fn a_verdict_needs_its_threshold_in_a_row() {
+        let now = Instant::now();
+        let mut tracker = Tracker::new(ProbeKind::Readiness, plan(), now, Duration::ZERO);
+        let no = Answer::Failure("no".into());
+        let answers = [(Answer::Success, None), (Answer::Success, Some(true)), (no.clone(), None), (no.clone(), None)];
+        for (answer, verdict) in answers {
+            assert_eq!(tracker.record(&answer, now), verdict);
+        }
+        assert_eq!(tracker.record(&Answer::Success, now), None, "a success in between starts the count again");
+        for verdict in [None, None, Some(false)] {
+            assert_eq!(tracker.record(&no, now), verdict);
+        }
+        assert_eq!(tracker.verdict, Some(false));
+    }
+
+    #[test]
+    fn a_question_is_asked_once_until_answered() {
+        let now = Instant::now();
+        let mut tracker = Tracker::new(ProbeKind::Liveness, plan(), now, Duration::from_secs(5));
+        assert!(!tracker.take_due(now));
+        let later = now + Duration::from_secs(5);
+        assert!(tracker.take_due(later) && !tracker.take_due(later));
+        tracker.record(&Answer::Success, later);
+        assert_eq!(tracker.next(), Some(later + Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn an_unsupported_probe_is_asked_once_and_says_nothing() {
+        let now = Instant::now();
+        let mut tracker = Tracker::new(ProbeKind::Startup, plan(), now, Duration::ZERO);
+        assert!(tracker.take_due(now));
+        assert_eq!(tracker.record(&Answer::Unsupported("exec".into()), now), None);
+        assert_eq!((tracker.next(), tracker.verdict), (None, None));
+    }
+
+    #[test]
+    fn ports_by_number_and_name() {
+        let named = [("web".to_owned(), 8080)];
+        assert_eq!(port_number(&IntOrString::String("web".into()), &named), Some(8080));
+        assert_eq!(port_number(&IntOrString::String("81".into()), &named), Some(81));
+        assert_eq!(port_number(&IntOrString::Int(70_000), &named), None);
+        assert_eq!(port_number(&IntOrString::String("none".into()), &named), None);
+    }
+}
