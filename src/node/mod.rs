@@ -10,8 +10,21 @@
 //! pods, with their addresses and restart counts, in their status. While the API server is away it
 //! changes nothing: pods run on, and restart in place, with what was last known.
 
+mod backoff;
 mod config;
+mod env;
+mod fields;
 mod heartbeat;
+mod images;
+mod ip;
+mod objects;
+mod plan;
+mod pod;
+mod probes;
+mod recover;
+mod reference;
+mod serving;
+mod status;
 
 use std::sync::Arc;
 

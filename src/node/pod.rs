@@ -106,9 +106,16 @@ pub enum Life {
     /// Its turn has not come.
     Waiting,
     /// Being started; `again` after an earlier life.
-    Starting { again: bool },
+    Starting {
+        again: bool,
+    },
     /// Tried again at `until`; `again` counts it as a restart.
-    BackOff { until: Instant, again: bool, reason: &'static str, message: String },
+    BackOff {
+        until: Instant,
+        again: bool,
+        reason: &'static str,
+        message: String,
+    },
     Running(Running),
     /// It has ended and will not run again.
     Ended(Ended),
@@ -153,19 +160,41 @@ pub enum Event {
     /// Time has passed, or the pod was just made.
     Tick,
     Prepared(Result<(), String>),
-    Started { index: Index, run: u32, image_id: String },
+    Started {
+        index: Index,
+        run: u32,
+        image_id: String,
+    },
     /// It could not be started.
-    Refused { index: Index, run: u32, refusal: Refusal },
+    Refused {
+        index: Index,
+        run: u32,
+        refusal: Refusal,
+    },
     /// `served`: this life has answered a request, so it was not broken from the start.
-    Exited { index: Index, run: u32, ended: Ended, served: bool },
-    Probed { index: Index, run: u32, kind: ProbeKind, answer: Answer },
+    Exited {
+        index: Index,
+        run: u32,
+        ended: Ended,
+        served: bool,
+    },
+    Probed {
+        index: Index,
+        run: u32,
+        kind: ProbeKind,
+        answer: Answer,
+    },
     /// The container's definition has changed.
-    Changed { index: Index },
+    Changed {
+        index: Index,
+    },
     HookDone,
     /// The endpoints have left.
     Left,
     /// Deletion was asked for, with this much grace from now.
-    Delete { grace: Duration },
+    Delete {
+        grace: Duration,
+    },
     /// The API knows the pod no longer.
     Forgotten,
 }
@@ -195,15 +224,32 @@ pub enum Action {
     /// Address, volumes, sandbox; answered by [`Event::Prepared`].
     Prepare,
     /// Answered by [`Event::Started`] or [`Event::Refused`], later by [`Event::Exited`].
-    Launch { index: Index, run: u32 },
+    Launch {
+        index: Index,
+        run: u32,
+    },
     /// Answered by [`Event::Probed`].
-    Probe { index: Index, run: u32, kind: ProbeKind },
+    Probe {
+        index: Index,
+        run: u32,
+        kind: ProbeKind,
+    },
     /// Run the `preStop` hook; answered by [`Event::HookDone`].
-    Hook { index: Index, limit: Duration },
+    Hook {
+        index: Index,
+        limit: Duration,
+    },
     /// Wait until the endpoints have left; answered by [`Event::Left`].
-    Leave { limit: Duration },
+    Leave {
+        limit: Duration,
+    },
     /// With `hook`, run the `preStop` hook first, within the same grace.
-    Stop { index: Index, run: u32, grace: Duration, hook: bool },
+    Stop {
+        index: Index,
+        run: u32,
+        grace: Duration,
+        hook: bool,
+    },
     /// Let go of the sandbox, and with it of whatever still runs.
     Release,
     /// Write the last status, then delete the object.
@@ -225,14 +271,8 @@ pub struct Note {
 impl State {
     /// A pod that never ran here.
     pub fn new(plan: &Plan, now: Moment) -> State {
-        let cell = Cell {
-            life: Life::Waiting,
-            restarts: 0,
-            last: None,
-            image_id: String::new(),
-            streak: 0,
-            refusals: 0,
-        };
+        let cell =
+            Cell { life: Life::Waiting, restarts: 0, last: None, image_id: String::new(), streak: 0, refusals: 0 };
         State {
             stage: Stage::Preparing { retry: Some(now.at), failures: 0 },
             cells: vec![cell; plan.containers.len()],
@@ -688,8 +728,9 @@ impl Step<'_> {
         let cell = &mut self.state.cells[index];
         if let Life::Running(running) = &mut cell.life {
             running.stop = how;
-            // One that is being replaced or was found ill gets no new calls.
-            running.ready = running.ready && !hook_or_replace(how, &self.state.stage);
+            // One that is being replaced or was found ill gets no new calls; one of an ending pod is
+            // still ready for those that come by an old table.
+            running.ready &= self.state.stage != Stage::Active;
             self.actions.push(Action::Stop { index, run: cell.restarts, grace, hook });
         }
     }
@@ -824,10 +865,6 @@ impl Step<'_> {
     fn tell(&mut self, index: Option<Index>, warning: bool, reason: &'static str, message: String) {
         self.actions.push(Action::Tell(Note { index, warning, reason, message }));
     }
-}
-
-fn hook_or_replace(how: Stop, stage: &Stage) -> bool {
-    how == Stop::Replace || *stage == Stage::Active
 }
 
 /// Whether a container that ended with `code` runs again.

@@ -197,9 +197,7 @@ pub async fn http_get(action: &core::HTTPGetAction, target: &Target) -> Answer {
     match service.call(request).await {
         // As upstream: redirects count as success, and bodies are not looked at.
         Ok(response) if (200..400).contains(&response.status().as_u16()) => Answer::Success,
-        Ok(response) => {
-            Answer::Failure(format!("HTTP probe failed with statuscode: {}", response.status().as_u16()))
-        }
+        Ok(response) => Answer::Failure(format!("HTTP probe failed with statuscode: {}", response.status().as_u16())),
         Err(error) => Answer::Failure(format!("Get \"http://{}:{port}\": {error}", target.pod_ip)),
     }
 }

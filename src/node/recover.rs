@@ -1,0 +1,72 @@
+//! What a pod's status says that it did before this process began. Pure.
+//!
+//! A node that was killed comes back to pods that the API shows as running, while their guests went
+//! with the old process. Each such life has ended, with code 137; whether another follows is the
+//! restart policy's affair, as with any other end. What had ended for good stays ended.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1 as core;
+
+use super::plan::{Plan, Role};
+use super::pod::{Cause, Cell, Ended, Life, Moment, Stage, State, restarts};
+
+/// The state of a pod that this process sees for the first time.
+pub fn state(plan: &Plan, pod: &core::Pod, now: Moment) -> State {
+    let mut state = State::new(plan, now);
+    let Some(status) = &pod.status else { return state };
+    if let Some(started_at) = &status.start_time {
+        state.started_before(plan, started_at.0, now);
+    }
+    let known = || status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    for (container, cell) in plan.containers.iter().zip(&mut state.cells) {
+        if let Some(known) = known().find(|known| known.name == container.name) {
+            restore(cell, known, plan, container.role, now.wall);
+        }
+    }
+    match status.phase.as_deref() {
+        Some("Succeeded") => state.stage = Stage::Finished(Cause::Completed),
+        Some("Failed") if status.reason.as_deref() == Some("DeadlineExceeded") => {
+            state.stage = Stage::Finished(Cause::Overdue);
+        }
+        Some("Failed") => state.stage = Stage::Finished(Cause::Completed),
+        _ => {}
+    }
+    state
+}
+
+fn restore(cell: &mut Cell, known: &core::ContainerStatus, plan: &Plan, role: Role, now: Timestamp) {
+    cell.restarts = u32::try_from(known.restart_count).unwrap_or(0);
+    cell.image_id.clone_from(&known.image_id);
+    let run = cell.restarts;
+    let before = known.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+    cell.last = before.map(|ended| from_terminated(ended, run.saturating_sub(1), now));
+    let Some(state) = &known.state else { return };
+    let ended = match (&state.running, &state.terminated) {
+        (Some(running), _) => Ended {
+            code: 137,
+            reason: "Error".to_owned(),
+            message: "the node's process ended, and the container with it".to_owned(),
+            started_at: running.started_at.as_ref().map_or(now, |time| time.0),
+            finished_at: now,
+            run,
+        },
+        (None, Some(terminated)) => from_terminated(terminated, run, now),
+        (None, None) => return,
+    };
+    if restarts(role, plan.restart, ended.code) {
+        cell.last = Some(ended);
+    } else {
+        cell.life = Life::Ended(ended);
+    }
+}
+
+fn from_terminated(ended: &core::ContainerStateTerminated, run: u32, now: Timestamp) -> Ended {
+    Ended {
+        code: ended.exit_code,
+        reason: ended.reason.clone().unwrap_or_default(),
+        message: ended.message.clone().unwrap_or_default(),
+        started_at: ended.started_at.as_ref().map_or(now, |time| time.0),
+        finished_at: ended.finished_at.as_ref().map_or(now, |time| time.0),
+        run,
+    }
+}
