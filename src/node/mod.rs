@@ -10,6 +10,7 @@
 //! pods, with their addresses and restart counts, in their status. While the API server is away it
 //! changes nothing: pods run on, and restart in place, with what was last known.
 
+mod atomic_dir;
 mod backoff;
 mod config;
 mod env;
@@ -17,7 +18,10 @@ mod fields;
 mod heartbeat;
 mod images;
 mod ip;
+mod log_reader;
+mod logs;
 mod objects;
+mod payload;
 mod plan;
 mod pod;
 mod probes;
@@ -25,6 +29,8 @@ mod recover;
 mod reference;
 mod serving;
 mod status;
+mod tokens;
+mod volumes;
 
 use std::sync::Arc;
 

@@ -73,17 +73,21 @@ impl Drop for Tracked {
 impl Tracked {
     /// The object as it is last known; waits for the first answer, but not for ever.
     pub async fn get(&self) -> Lookup {
-        let mut latest = self.latest.clone();
-        let known = latest.wait_for(|lookup| *lookup != Lookup::Pending);
-        match tokio::time::timeout(FIRST_ANSWER, known).await {
-            Ok(Ok(lookup)) => lookup.clone(),
-            Ok(Err(_)) | Err(_) => Lookup::Pending,
-        }
+        next_known(&mut self.latest.clone()).await
     }
 
-    /// Tells of changes.
-    pub fn changes(&self) -> watch::Receiver<Lookup> {
+    /// A reader of its own, for [`next_known`] and for changes after what that returned.
+    pub fn reader(&self) -> watch::Receiver<Lookup> {
         self.latest.clone()
+    }
+}
+
+/// What `reader` knows now, marked as seen; waits for the first answer, but not for ever.
+pub async fn next_known(reader: &mut watch::Receiver<Lookup>) -> Lookup {
+    let known = reader.wait_for(|lookup| *lookup != Lookup::Pending);
+    match tokio::time::timeout(FIRST_ANSWER, known).await {
+        Ok(Ok(lookup)) => lookup.clone(),
+        Ok(Err(_)) | Err(_) => Lookup::Pending,
     }
 }
 
