@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::config::NodeConfig;
+use super::fields::Allocatable;
 
 /// How often the Lease is renewed; upstream's interval for a lease of 40 s.
 const LEASE_RENEWAL: Duration = Duration::from_secs(10);
@@ -67,6 +68,15 @@ impl Heartbeat {
     ) -> Self {
         let facts = Facts::read(&config, runtime_version, handlers);
         Heartbeat { client, config, facts, port: bound.port(), due: Notify::new() }
+    }
+
+    /// What pods may use, all of it: a Wasm host keeps nothing back.
+    pub fn allocatable(&self) -> Allocatable {
+        Allocatable {
+            cpu_millis: self.facts.cpus as u64 * 1000,
+            memory_bytes: self.facts.memory_bytes,
+            storage_bytes: self.facts.storage_bytes,
+        }
     }
 
     /// Writes `Ready=True` soon: called when a connection to the API server has been made.

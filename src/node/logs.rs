@@ -53,8 +53,19 @@ impl Logs {
         self.dir.join(pod).join(container)
     }
 
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    /// Removes the logs of a pod.
+    pub async fn remove(&self, pod: &str) {
+        let dir = self.dir.join(pod);
+        let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(dir)).await;
+    }
+
+    /// Removes the logs of pods that `known` does not know.
+    pub fn sweep(&self, known: impl Fn(&str) -> bool) {
+        for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_some_and(|pod| !known(pod)) {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
     }
 
     /// The log of one life of a container. Logs older than the life before it are removed.

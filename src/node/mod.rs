@@ -10,35 +10,61 @@
 //! pods, with their addresses and restart counts, in their status. While the API server is away it
 //! changes nothing: pods run on, and restart in place, with what was last known.
 
+mod agent;
+mod api;
 mod atomic_dir;
 mod backoff;
 mod config;
+mod context;
 mod env;
 mod fields;
 mod heartbeat;
 mod images;
 mod ip;
+mod launch;
 mod log_reader;
 mod logs;
+mod metrics;
 mod objects;
 mod payload;
 mod plan;
 mod pod;
+mod policy;
+mod presence;
 mod probes;
 mod recover;
 mod reference;
+mod routes;
+mod server;
 mod serving;
 mod status;
+mod tls;
 mod tokens;
 mod volumes;
+mod worker;
+mod writer;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use k8s_openapi::api::core::v1::Pod;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::network::{Network, NetworkConfig};
+use crate::reconcile::{Cluster, Recorder, Selection, Shared};
 use crate::runtime::Runtime;
+use agent::Agent;
 pub use config::{NodeConfig, NodeTls};
+use context::{Context, Register};
+use heartbeat::Heartbeat;
+use presence::Presence;
+use routes::Routes;
+use server::NodeApi;
+
+/// How long requests in flight may take when the node stops.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
 /// Runs a node until `shutdown`: builds, binds, then spawns. Returns once everything has stopped.
 ///
@@ -52,16 +78,100 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let config = Arc::new(config);
+    let cluster = Cluster::new(client.clone());
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("cannot make the node's directory {}", config.data_dir.display()))?;
-    let runtime = runtimes.first().context("a node needs at least one runtime")?;
-    let handlers = runtimes.iter().map(|runtime| runtime.name().to_owned()).collect();
-    let listener = tokio::net::TcpListener::bind(config.listen)
+    let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {} for the node's API", config.listen))?;
-    let heartbeat =
-        Arc::new(heartbeat::Heartbeat::new(client, config, listener.local_addr()?, runtime.version(), handlers));
-    heartbeat.register().await;
-    heartbeat.run(shutdown).await;
+    let (tls, server_tls) = (tls::client(&config.tls)?, tls::server(&config.tls)?);
+    let runtime = runtimes.first().context("a node needs at least one runtime")?;
+    let handlers = runtimes.iter().map(|runtime| runtime.name().to_owned()).collect();
+    let bound = listener.local_addr()?;
+    let heartbeat = Arc::new(Heartbeat::new(client.clone(), config.clone(), bound, runtime.version(), handlers));
+    let pods: Shared<Pod> = cluster.watch_selected(Selection::fields(format!("spec.nodeName={}", config.name)));
+    let network = bind_network(&config, &pods).await?;
+    let context = Arc::new(context(&config, &cluster, runtimes, network.clone(), &heartbeat)?);
+
+    let mut tasks = tokio::task::JoinSet::new();
+    // The pods end after the network: requests in flight are answered by them.
+    let stop_pods = CancellationToken::new();
+    tasks.spawn(Agent::new(context.clone(), pods.clone()).run(stop_pods.clone()));
+    let api = NodeApi { context: context.clone(), pods };
+    tasks.spawn(server::serve(listener, server_tls, api, shutdown.clone()));
+    let (routes, routed, stop) = (context.routes.clone(), network.clone(), shutdown.clone());
+    tasks.spawn(async move { routes.run(&routed, &stop).await });
+    tasks.spawn(alive(heartbeat, config, tls, shutdown.clone()));
+
+    shutdown.cancelled().await;
+    network.shutdown(SHUTDOWN_GRACE).await;
+    stop_pods.cancel();
+    while let Some(ended) = tasks.join_next().await {
+        ended.context("a part of the node panicked")?;
+    }
     Ok(())
+}
+
+/// Registers, then tells the cluster that the node lives.
+async fn alive(
+    heartbeat: Arc<Heartbeat>,
+    config: Arc<NodeConfig>,
+    tls: Arc<rustls::ClientConfig>,
+    shutdown: CancellationToken,
+) {
+    tokio::select! {
+        () = shutdown.cancelled() => return,
+        () = heartbeat.register() => {}
+    }
+    let presence = async {
+        if let Some(server) = config.server.clone() {
+            let node = config.name.clone();
+            Presence { server, node, tls, heartbeat: heartbeat.clone() }.run(shutdown.clone()).await;
+        }
+    };
+    tokio::join!(heartbeat.clone().run(shutdown.clone()), presence);
+}
+
+async fn bind_network(config: &NodeConfig, pods: &Shared<Pod>) -> anyhow::Result<Arc<Network>> {
+    let network = Network::bind(NetworkConfig {
+        ingress: config.ingress,
+        services: true,
+        node_port_ip: config.address,
+        threads: 0,
+        policy: Arc::new(policy::Annotated { pods: pods.clone() }),
+    });
+    Ok(Arc::new(network.await?))
+}
+
+fn context(
+    config: &Arc<NodeConfig>,
+    cluster: &Cluster,
+    runtimes: Vec<Arc<dyn Runtime>>,
+    network: Arc<Network>,
+    heartbeat: &Heartbeat,
+) -> anyhow::Result<Context> {
+    let client = cluster.client().clone();
+    let objects = Arc::new(objects::Objects::new(client.clone()));
+    let tokens = tokens::Tokens::new(client.clone());
+    let logs = config.data_dir.join("logs");
+    Ok(Context {
+        runtimes,
+        classes: cluster.watch(),
+        services: cluster.watch(),
+        recorder: Recorder::start(client.clone(), "kubelet", &config.name),
+        images: images::Images::new(config.images_dir.clone()),
+        volumes: volumes::Volumes::new(config.data_dir.join("pods"), objects.clone(), tokens),
+        objects,
+        logs: logs::Logs::start(logs.clone()).with_context(|| format!("cannot keep logs in {}", logs.display()))?,
+        addresses: ip::Addresses::new(config.pod_cidr)?,
+        outbound: network.outbound(),
+        network,
+        routes: Arc::new(Routes::new(cluster, &config.name)),
+        allocatable: heartbeat.allocatable(),
+        starting: Context::starting(),
+        writing: Context::writing(),
+        register: Register::default(),
+        client,
+        config: config.clone(),
+    })
 }

@@ -41,6 +41,11 @@ pub fn is_made_of_files(volume: &core::Volume) -> bool {
         || volume.projected.is_some()
 }
 
+/// Whether a volume shows fields of the pod itself.
+pub fn shows_fields(volume: &core::Volume) -> bool {
+    volume.downward_api.is_some() || projections(volume).iter().any(|source| source.downward_api.is_some())
+}
+
 /// The objects that a volume shows.
 pub fn references(namespace: &str, volume: &core::Volume) -> Vec<Name> {
     let named = |kind, name: &str| Name { kind, namespace: namespace.to_owned(), name: name.to_owned() };

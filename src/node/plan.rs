@@ -99,7 +99,8 @@ fn init_role(container: &core::Container) -> Role {
     if container.restart_policy.as_deref() == Some("Always") { Role::Sidecar } else { Role::Init }
 }
 
-fn display(pod: &core::Pod) -> String {
+/// `name_namespace(uid)`.
+pub fn display(pod: &core::Pod) -> String {
     let meta = &pod.metadata;
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     format!("{}_{}({})", text(&meta.name), text(&meta.namespace), text(&meta.uid))

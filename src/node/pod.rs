@@ -159,7 +159,8 @@ pub struct Ended {
 pub enum Event {
     /// Time has passed, or the pod was just made.
     Tick,
-    Prepared(Result<(), String>),
+    /// Or the reason and the words of the event that tells of it.
+    Prepared(Result<(), (&'static str, String)>),
     Started {
         index: Index,
         run: u32,
@@ -309,6 +310,23 @@ impl State {
         }
     }
 
+    /// Whether calls to a container may be let in, must wait a moment, or go elsewhere.
+    pub fn door(&self, index: Index, now: Instant) -> Door {
+        /// A caller is kept waiting for a restart this long at most.
+        const WORTH_WAITING: Duration = Duration::from_secs(1);
+        let back = matches!(self.stage, Stage::Active);
+        match self.cells.get(index).map(|cell| &cell.life) {
+            Some(Life::Running(running)) if running.stop == Stop::No => Door::Open,
+            Some(Life::Running(_) | Life::Starting { again: true }) if back => Door::Held,
+            Some(Life::BackOff { until, again: true, .. })
+                if back && until.saturating_duration_since(now) < WORTH_WAITING =>
+            {
+                Door::Held
+            }
+            _ => Door::Shut,
+        }
+    }
+
     /// Whether all init containers are through.
     pub fn initialized(&self, plan: &Plan) -> bool {
         self.cells.iter().zip(&plan.containers).all(|(cell, container)| match container.role {
@@ -360,20 +378,6 @@ impl Cell {
 
     fn succeeded(&self) -> bool {
         matches!(&self.life, Life::Ended(ended) if ended.code == 0)
-    }
-
-    /// Whether calls may be let in, must wait a moment, or go elsewhere.
-    pub fn door(&self, now: Instant) -> Door {
-        /// A caller is kept waiting for a restart this long at most.
-        const WORTH_WAITING: Duration = Duration::from_secs(1);
-        match &self.life {
-            Life::Running(running) if running.stop == Stop::No => Door::Open,
-            Life::Running(_) | Life::Starting { again: true } => Door::Held,
-            Life::BackOff { until, again: true, .. } if until.saturating_duration_since(now) < WORTH_WAITING => {
-                Door::Held
-            }
-            _ => Door::Shut,
-        }
     }
 }
 
@@ -478,7 +482,7 @@ impl Step<'_> {
         }
     }
 
-    fn prepared(&mut self, outcome: Result<(), String>) {
+    fn prepared(&mut self, outcome: Result<(), (&'static str, String)>) {
         let Stage::Preparing { retry, failures } = &mut self.state.stage else {
             // Made after the end had begun: nothing is started in it any more.
             return self.stop_next();
@@ -488,10 +492,10 @@ impl Step<'_> {
                 self.state.stage = Stage::Active;
                 self.advance();
             }
-            Err(message) => {
+            Err((reason, message)) => {
                 *failures = failures.saturating_add(1);
                 *retry = Some(self.now.at + backoff::refused(*failures));
-                self.tell(None, true, "FailedCreatePodSandBox", message);
+                self.tell(None, true, reason, message);
             }
         }
     }
@@ -577,6 +581,7 @@ impl Step<'_> {
             probes: probes.into_iter().filter_map(tracker).collect(),
             stop: Stop::No,
         });
+        self.tell(Some(index), false, "Created", "Container created".to_owned());
         self.tell(Some(index), false, "Started", "Container started".to_owned());
         self.advance();
     }

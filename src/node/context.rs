@@ -1,0 +1,150 @@
+//! What all pods of a node share.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dashmap::DashMap;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::node::v1::RuntimeClass;
+use tokio::sync::Semaphore;
+
+use super::config::NodeConfig;
+use super::fields::{Allocatable, Fields};
+use super::images::Images;
+use super::ip::Addresses;
+use super::logs::{ContainerLog, Logs};
+use super::objects::Objects;
+use super::plan::{Index, Plan};
+use super::pod::Note;
+use super::routes::Routes;
+use super::volumes::Volumes;
+use crate::network::Network;
+use crate::reconcile::{EventKind, ObjectKey, Recorder, Shared};
+use crate::runtime::Runtime;
+use crate::wire::Outbound;
+
+/// First starts at the same time. Each may read files and compile; more of them at once would only make
+/// each later. Restarts in place are not counted.
+const STARTING: usize = 32;
+/// Status writes in flight at the same time: enough to keep the server busy, few enough that a thousand
+/// pods becoming ready together do not open a thousand connections.
+const WRITING: usize = 32;
+
+/// The node, as its pods' workers see it.
+pub struct Context {
+    pub config: Arc<NodeConfig>,
+    pub client: kube::Client,
+    pub runtimes: Vec<Arc<dyn Runtime>>,
+    pub classes: Shared<RuntimeClass>,
+    pub services: Shared<core::Service>,
+    pub recorder: Recorder,
+    pub images: Images,
+    pub objects: Arc<Objects>,
+    pub volumes: Volumes,
+    pub logs: Logs,
+    pub addresses: Addresses,
+    pub network: Arc<Network>,
+    pub outbound: Arc<dyn Outbound>,
+    pub routes: Arc<Routes>,
+    pub allocatable: Allocatable,
+    pub starting: Semaphore,
+    pub writing: Semaphore,
+    pub register: Register,
+}
+
+impl Context {
+    pub fn starting() -> Semaphore {
+        Semaphore::new(STARTING)
+    }
+
+    pub fn writing() -> Semaphore {
+        Semaphore::new(WRITING)
+    }
+
+    pub fn fields<'a>(&self, pod: &'a core::Pod, pod_ip: IpAddr) -> Fields<'a> {
+        Fields { pod, pod_ip, host_ip: self.config.address, allocatable: self.allocatable }
+    }
+
+    /// The runtime that the pod's class names.
+    pub fn runtime(&self, pod: &core::Pod) -> Result<&Arc<dyn Runtime>, String> {
+        let first = || self.runtimes.first().ok_or_else(|| "this node has no runtime".to_owned());
+        let class =
+            pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref()).filter(|name| !name.is_empty());
+        let Some(class) = class else { return first() };
+        // A class may be called otherwise than the handler it names.
+        let known = self.classes.get(&ObjectKey::cluster(class));
+        let handler = known.as_ref().map_or(class, |known| known.handler.as_str());
+        let named = self.runtimes.iter().find(|runtime| runtime.name() == handler);
+        named.ok_or_else(|| format!("no runtime for \"{handler}\" is configured on this node"))
+    }
+
+    /// Records an event about a pod or one of its containers.
+    pub fn tell(&self, pod: &core::Pod, note: &Note) {
+        let mut about = kube::Resource::object_ref(pod, &());
+        about.field_path = note.index.and_then(|index| field_path(pod, index));
+        let kind = if note.warning { EventKind::Warning } else { EventKind::Normal };
+        self.recorder.record_about(about, kind, note.reason, &note.message);
+    }
+}
+
+fn field_path(pod: &core::Pod, index: Index) -> Option<String> {
+    let name = &Plan::container(pod, index)?.name;
+    let init = pod.spec.as_ref()?.init_containers.as_ref().map_or(0, Vec::len);
+    let list = if index < init { "initContainers" } else { "containers" };
+    Some(format!("spec.{list}{{{name}}}"))
+}
+
+/// The pods of this node by name, for those who ask for their logs.
+#[derive(Default)]
+pub struct Register {
+    pods: DashMap<ObjectKey, Arc<Entry>>,
+}
+
+/// One pod's containers, as far as their logs go.
+pub struct Entry {
+    pub uid: String,
+    /// The directory of its logs: `<namespace>_<name>_<uid>`.
+    pub log_dir: String,
+    lives: Mutex<HashMap<String, Life>>,
+}
+
+/// The present or last life of a container.
+#[derive(Clone)]
+pub struct Life {
+    pub run: u32,
+    /// `None`: a life of an earlier process, of which only the files are left.
+    pub log: Option<Arc<ContainerLog>>,
+}
+
+impl Register {
+    pub fn add(&self, key: ObjectKey, uid: String) -> Arc<Entry> {
+        let log_dir = format!("{}_{}_{uid}", key.namespace, key.name);
+        let entry = Arc::new(Entry { uid, log_dir, lives: Mutex::default() });
+        self.pods.insert(key, entry.clone());
+        entry
+    }
+
+    pub fn get(&self, key: &ObjectKey) -> Option<Arc<Entry>> {
+        self.pods.get(key).map(|entry| entry.clone())
+    }
+
+    pub fn len(&self) -> usize {
+        self.pods.len()
+    }
+
+    /// Forgets the pod, unless another of its name has come meanwhile.
+    pub fn remove(&self, key: &ObjectKey, uid: &str) {
+        self.pods.remove_if(key, |_, entry| entry.uid == uid);
+    }
+}
+
+impl Entry {
+    pub fn set(&self, container: &str, life: Life) {
+        self.lives.lock().unwrap_or_else(PoisonError::into_inner).insert(container.to_owned(), life);
+    }
+
+    pub fn get(&self, container: &str) -> Option<Life> {
+        self.lives.lock().unwrap_or_else(PoisonError::into_inner).get(container).cloned()
+    }
+}

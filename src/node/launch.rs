@@ -1,0 +1,228 @@
+//! The effects behind a pod's transitions: making its surroundings, starting a container, running a
+//! hook. Each is a future that touches nothing of the worker but what it is given, and comes back with
+//! what it made or with what is in the way, in upstream's words.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as core;
+
+use super::context::Context;
+use super::env::{self, Found};
+use super::fields::{limit_millis, limit_units};
+use super::images::PullPolicy;
+use super::logs::ContainerLog;
+use super::objects::{Lookup, Tracked};
+use super::plan::{Index, Plan};
+use super::pod::{Note, Refusal, RefusalKind};
+use super::probes::{self, Answer, Target};
+use super::volumes::{PodVolumes, Sources};
+use crate::runtime::{Container, ContainerSpec, Image, InstancePolicy, Sandbox, SandboxSpec, StartError};
+
+/// What a pod's containers share.
+pub struct Surroundings {
+    pub ip: IpAddr,
+    pub sandbox: Arc<dyn Sandbox>,
+    pub volumes: Arc<PodVolumes>,
+}
+
+/// Makes a pod's surroundings; on failure, the reason and words of an event.
+pub async fn prepare(context: &Context, pod: &core::Pod) -> Result<(Surroundings, Sources), (&'static str, String)> {
+    let sandbox_failed = |why: String| ("FailedCreatePodSandBox", why);
+    let runtime = context.runtime(pod).map_err(sandbox_failed)?;
+    let ip = address(context, pod).map_err(sandbox_failed)?;
+    let (volumes, sources) =
+        context.volumes.mount(&context.fields(pod, ip)).await.map_err(|why| ("FailedMount", why))?;
+    let sandbox = runtime.sandbox(sandbox_spec(context, pod, ip)).await;
+    let sandbox = sandbox.map_err(|error| sandbox_failed(format!("Failed to create pod sandbox: {error}")))?;
+    Ok((Surroundings { ip, sandbox, volumes: Arc::new(volumes) }, sources))
+}
+
+fn address(context: &Context, pod: &core::Pod) -> Result<IpAddr, String> {
+    if pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true) {
+        return Ok(context.config.address);
+    }
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let full = || format!("Failed to create pod sandbox: no address of {} is free", context.config.pod_cidr);
+    context.addresses.allocate(uid).ok_or_else(full)
+}
+
+fn sandbox_spec(context: &Context, pod: &core::Pod, ip: IpAddr) -> SandboxSpec {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let meta = &pod.metadata;
+    let spec = pod.spec.as_ref();
+    let limits = spec.and_then(|spec| spec.resources.as_ref()).and_then(|resources| resources.limits.as_ref());
+    let memory = limits.and_then(|limits| limits.get("memory"));
+    let memory = memory.and_then(|memory| memory.0.parse::<crate::kinds::quantity::Quantity>().ok());
+    SandboxSpec {
+        uid: text(&meta.uid),
+        namespace: text(&meta.namespace),
+        name: text(&meta.name),
+        hostname: spec.and_then(|spec| spec.hostname.clone()).unwrap_or_else(|| text(&meta.name)),
+        ip,
+        memory_limit: memory.and_then(|memory| u64::try_from(memory.units()).ok()),
+        outbound: context.outbound.clone(),
+    }
+}
+
+/// What a container keeps from one life to the next, so that a restart looks up nothing.
+#[derive(Default, Clone)]
+pub struct Kept {
+    pub image: Option<Arc<dyn Image>>,
+    /// Held, not read: their watches go on, and the next life finds the answers there.
+    pub _objects: Vec<Arc<Tracked>>,
+}
+
+/// A container that has been started.
+pub struct Launched {
+    pub container: Arc<dyn Container>,
+    pub log: Arc<ContainerLog>,
+    pub kept: Kept,
+}
+
+/// Which life of which container to start, and in what.
+pub struct Launch {
+    pub pod: Arc<core::Pod>,
+    pub index: Index,
+    pub run: u32,
+    pub ip: IpAddr,
+    pub sandbox: Arc<dyn Sandbox>,
+    pub volumes: Arc<PodVolumes>,
+    pub log_dir: String,
+    pub kept: Kept,
+}
+
+impl Launch {
+    /// Starts the container's life.
+    pub async fn go(self, context: &Context) -> Result<Launched, Refusal> {
+        let container = Plan::container(&self.pod, self.index)
+            .ok_or_else(|| config("CreateContainerError", "the container is not in the pod's spec".to_owned()))?;
+        // A restart in place does not stand in line behind first starts.
+        let _place = if self.run == 0 { context.starting.acquire().await.ok() } else { None };
+        let image = self.image(context, container).await?;
+        let (found, objects) = self.lookup(context, container).await?;
+        let fields = context.fields(&self.pod, self.ip);
+        let config_error = |why| config("CreateContainerConfigError", why);
+        let env = env::environment(&fields, container, &context.services.list(), &found).map_err(config_error)?;
+        let mounts = self.volumes.mounts(container, &env).map_err(config_error)?;
+        let log = context.logs.open(&self.log_dir, &container.name, self.run);
+        let spec = ContainerSpec {
+            name: container.name.clone(),
+            image: image.clone(),
+            args: env::arguments(container, &env),
+            env: env.into_iter().collect(),
+            mounts,
+            memory_limit: limit_units(container, "memory"),
+            cpu_limit_millis: limit_millis(container, "cpu"),
+            output: log.clone(),
+            instances: InstancePolicy::default(),
+        };
+        let started = self.sandbox.start(&spec).await.map_err(refused)?;
+        Ok(Launched { container: started, log, kept: Kept { image: Some(image), _objects: objects } })
+    }
+
+    async fn image(&self, context: &Context, container: &core::Container) -> Result<Arc<dyn Image>, Refusal> {
+        let reference = container.image.as_deref().unwrap_or_default();
+        let policy = PullPolicy::of(container.image_pull_policy.as_deref());
+        if let Some(image) = self.kept.image.clone().filter(|_| policy != PullPolicy::Always) {
+            return Ok(image);
+        }
+        let tell = |warning, reason, message| {
+            context.tell(&self.pod, &Note { index: Some(self.index), warning, reason, message });
+        };
+        let runtime = context.runtime(&self.pod).map_err(|why| config("CreateContainerError", why))?;
+        let obtained = context.images.obtain(runtime, reference, policy).await.inspect_err(|refusal| {
+            let pulled = refusal.reason == "ErrImagePull";
+            let message = if pulled { uppercase_first(&refusal.message) } else { refusal.message.clone() };
+            let reason = if refusal.reason == "InvalidImageName" { "InspectFailed" } else { refusal.reason };
+            tell(true, if pulled { "Failed" } else { reason }, message);
+        })?;
+        match &obtained.pulled {
+            Some(pulled) => {
+                let took = super::backoff::go_duration(Duration::from_millis(
+                    u64::try_from(pulled.took.as_millis()).unwrap_or(0),
+                ));
+                let message = format!(
+                    "Successfully pulled image \"{reference}\" in {took} ({took} including waiting). Image size: {} bytes.",
+                    pulled.bytes
+                );
+                tell(false, "Pulled", message);
+            }
+            None if self.run == 0 => {
+                let message = format!(
+                    "Container image \"{reference}\" already present on machine and can be accessed by the pod"
+                );
+                tell(false, "Pulled", message);
+            }
+            None => {}
+        }
+        Ok(obtained.image)
+    }
+
+    async fn lookup(
+        &self,
+        context: &Context,
+        container: &core::Container,
+    ) -> Result<(Found, Vec<Arc<Tracked>>), Refusal> {
+        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
+        let (mut found, mut objects) = (Found::new(), Vec::new());
+        for name in env::references(namespace, container) {
+            let tracked = context.objects.track(&name);
+            match tracked.get().await {
+                Lookup::Found(data) => {
+                    found.insert(name, data);
+                }
+                Lookup::Missing => {}
+                Lookup::Pending => {
+                    let why = format!("failed to sync {} cache: timed out waiting for \"{}\"", name.kind, name.name);
+                    return Err(config("CreateContainerConfigError", why));
+                }
+            }
+            objects.push(tracked);
+        }
+        Ok((found, objects))
+    }
+}
+
+fn config(reason: &'static str, message: String) -> Refusal {
+    Refusal { kind: RefusalKind::Config, reason, message }
+}
+
+fn refused(error: StartError) -> Refusal {
+    match error {
+        StartError::MissingImport(message) => config("CreateContainerError", message),
+        StartError::Other(message) => Refusal { kind: RefusalKind::Run, reason: "RunContainerError", message },
+    }
+}
+
+fn uppercase_first(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+/// Runs a container's `preStop` hook within `limit`. A hook that fails holds nothing up; an event says so.
+pub async fn pre_stop(context: &Context, pod: &core::Pod, index: Index, target: Target, limit: Duration) {
+    let hook = Plan::container(pod, index).and_then(|container| container.lifecycle.as_ref()?.pre_stop.as_ref());
+    let Some(hook) = hook else { return };
+    let run = async {
+        if let Some(sleep) = &hook.sleep {
+            tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
+            Answer::Success
+        } else if let Some(action) = &hook.http_get {
+            probes::http_get(action, &target).await
+        } else if hook.exec.is_some() {
+            Answer::Unsupported("exec hooks cannot be run in a Wasm container; use httpGet or sleep".to_owned())
+        } else {
+            Answer::Success
+        }
+    };
+    let answer = tokio::time::timeout(limit, run).await;
+    let why = match answer {
+        Ok(Answer::Success) => return,
+        Ok(Answer::Failure(why) | Answer::Unsupported(why)) => why,
+        Err(_) => "it took longer than the grace period".to_owned(),
+    };
+    let message = format!("PreStopHook failed: {why}");
+    context.tell(pod, &Note { index: Some(index), warning: true, reason: "FailedPreStopHook", message });
+}
