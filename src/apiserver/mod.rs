@@ -14,6 +14,7 @@ pub mod auth;
 mod body;
 mod bootstrap;
 pub mod codec;
+pub mod discovery;
 mod health;
 mod hooks;
 pub mod join;
@@ -27,6 +28,7 @@ mod reply;
 mod selector;
 pub mod serve;
 pub mod status;
+pub mod table;
 pub mod target;
 mod verbs;
 
