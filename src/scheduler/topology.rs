@@ -102,9 +102,9 @@ impl Neighbours {
             }
         }
         let labelled = |domains: &Domains| node.labels.contains_key(&domains.key);
-        if !self.wanted.iter().all(|domains| domains.include(node))
-            && !(self.first_of_its_kind && self.wanted.iter().all(labelled))
-        {
+        let near = self.wanted.iter().all(|domains| domains.include(node));
+        let may_be_first = self.first_of_its_kind && self.wanted.iter().all(labelled);
+        if !near && !may_be_first {
             return Some(Blocker::PodAffinity);
         }
         if self.unwanted.iter().any(|domains| domains.include(node)) {

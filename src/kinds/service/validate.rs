@@ -57,7 +57,7 @@ pub(super) fn change(new: &Value, old: &Value) -> Errors {
             let (now, then) = (spec.get(list), before.get(list));
             let (first, first_before) = (now.index(0), then.index(0));
             let headless = list == "ipFamilies" && is_headless(spec.value);
-            if then.len() > 0 && first.value != first_before.value && !headless {
+            if !then.is_empty() && first.value != first_before.value && !headless {
                 errors.invalid_value(&first, now.value.clone(), "may not change once set");
             }
         }
