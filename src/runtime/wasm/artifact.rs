@@ -115,7 +115,7 @@ fn text_form(bytes: &[u8]) -> Option<Form> {
 /// The compiler's complaint in fewer words, the truncated file singled out.
 pub fn explain_compile_error(error: &wasmtime::Error) -> String {
     let text = format!("{error:#}");
-    if text.contains("unexpected end") {
+    if text.contains("unexpected end") || text.contains("is out of bounds (bound") {
         return format!("the file is truncated or damaged: {text}");
     }
     text

@@ -174,7 +174,8 @@ async fn answers_calls_with_an_instance_each() {
 
 #[tokio::test]
 async fn a_request_without_an_authority_is_answered_and_a_bad_one_refused() {
-    let (container, http) = Bench::prebuilt("hello").await.start_http().await;
+    let bench = Bench::prebuilt("hello").await;
+    let (container, http) = bench.start_http().await;
     let mut request = get("/");
     *request.uri_mut() = "/version".parse().unwrap();
     assert_eq!(text(http.call(request).await.unwrap()).await, "1\n");
@@ -217,7 +218,8 @@ async fn a_trap_fails_its_call_and_ends_the_life_and_others_finish() {
 
 #[tokio::test]
 async fn an_exit_during_a_call_is_the_containers() {
-    let (container, http) = Bench::prebuilt("faults").await.start_http().await;
+    let bench = Bench::prebuilt("faults").await;
+    let (container, http) = bench.start_http().await;
     assert!(matches!(http.call(get("/exit")).await, Err(CallError::Failed(_))));
     let exit = exit_of(&container).await;
     // `exit` of WASI 0.2.0 says only that it failed.
@@ -257,7 +259,8 @@ async fn a_limit_below_the_first_page_is_seen_at_the_start() {
 
 #[tokio::test]
 async fn deep_recursion_is_a_trap() {
-    let (container, http) = Bench::prebuilt("faults").await.start_http().await;
+    let bench = Bench::prebuilt("faults").await;
+    let (container, http) = bench.start_http().await;
     http.call(get("/recurse")).await.unwrap_err();
     let exit = exit_of(&container).await;
     assert_eq!(exit.code, 134);
@@ -413,7 +416,8 @@ async fn traps_and_stack_overflow_of_commands_are_told() {
         (r#"(module (func (export "_start") (drop (i32.div_s (i32.const 1) (i32.const 0)))))"#, "divide by zero"),
     ];
     for (wat, part) in cases {
-        let exit = exit_of(&Bench::wat(wat).await.start().await).await;
+        let bench = Bench::wat(wat).await;
+        let exit = exit_of(&bench.start().await).await;
         assert_eq!(exit.code, 134);
         assert!(exit.message.contains(part), "{part}: {}", exit.message);
     }
@@ -556,7 +560,8 @@ async fn read_only_mounts_are_read_only() {
 
 #[tokio::test]
 async fn calls_of_guests_go_out_through_the_node() {
-    let (_container, http) = Bench::prebuilt("storefront").await.start_http().await;
+    let bench = Bench::prebuilt("storefront").await;
+    let (_container, http) = bench.start_http().await;
     let response = http.call(get("/")).await.unwrap();
     assert_eq!(response.status(), 200);
 }
