@@ -2,11 +2,15 @@
 //!
 //! Arguments, variables, mounted directories, two output streams, clocks, random numbers and the
 //! node's way out for HTTP. Standard input is empty and nothing is inherited from the host's process.
-//! Sockets reach the pod's own address and nothing else: every pod of a machine shares the kernel's
-//! loopback, so even 127.0.0.1 would be somebody else's. What all instances share is made once per
-//! container; an instance takes references, so that making one costs next to nothing.
+//! What all instances share is made once per container; an instance takes references, so that making
+//! one costs next to nothing.
+//!
+//! Sockets: a guest may listen on its pod's address and connect to it, so the containers of a pod reach
+//! each other and the pod serves TCP. It may not bind 0.0.0.0 or 127.0.0.1, which on a machine without
+//! network namespaces belong to everyone, and it may connect nowhere else: other Services are called
+//! through `wasi:http`, where names resolve and policies hold.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,7 +18,7 @@ use wasmtime::component::{HasData, ResourceTable};
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::bindings::cli::environment;
-use wasmtime_wasi::sockets::WasiSocketsCtx;
+use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsCtx};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
@@ -131,7 +135,20 @@ fn allow_own_address(builder: &mut WasiCtxBuilder, own: IpAddr) {
         .allow_tcp(true)
         .allow_udp(true)
         .allow_ip_name_lookup(false)
-        .socket_addr_check(move |address, _use| Box::pin(std::future::ready(address.ip() == own)));
+        .socket_addr_check(move |address, usage| Box::pin(std::future::ready(socket_allowed(own, address, usage))));
+}
+
+/// Whether a guest whose pod has the address `own` may do this.
+fn socket_allowed(own: IpAddr, address: SocketAddr, usage: SocketAddrUse) -> bool {
+    match usage {
+        // Who may call this pod is for the network to decide, before it comes here.
+        SocketAddrUse::TcpAccept | SocketAddrUse::UdpReceive => true,
+        // A wildcard without a port is what the system binds by itself before it connects or sends.
+        SocketAddrUse::TcpBind | SocketAddrUse::UdpBind => {
+            address.ip() == own || (address.ip().is_unspecified() && address.port() == 0)
+        }
+        SocketAddrUse::TcpListen | SocketAddrUse::TcpConnect | SocketAddrUse::UdpSend => address.ip() == own,
+    }
 }
 
 /// The state of a component's instance.
@@ -188,5 +205,29 @@ impl environment::Host for EnvironmentView<'_> {
 
     fn initial_cwd(&mut self) -> wasmtime::Result<Option<String>> {
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_reach_the_pods_own_address_alone() {
+        use SocketAddrUse::{TcpAccept, TcpBind, TcpConnect, TcpListen, UdpBind, UdpReceive, UdpSend};
+        let own: IpAddr = "127.64.0.9".parse().unwrap();
+        let allowed = |address: &str, usage| socket_allowed(own, address.parse().unwrap(), usage);
+        for usage in [TcpBind, TcpListen, TcpConnect, UdpBind, UdpSend] {
+            assert!(allowed("127.64.0.9:80", usage), "{usage:?}");
+            assert!(!allowed("127.64.0.10:80", usage), "{usage:?}");
+            assert!(!allowed("127.0.0.1:80", usage), "{usage:?}");
+            assert!(!allowed("0.0.0.0:80", usage), "{usage:?}");
+        }
+        for usage in [TcpBind, UdpBind] {
+            assert!(allowed("0.0.0.0:0", usage), "{usage:?}");
+        }
+        for usage in [TcpAccept, UdpReceive] {
+            assert!(allowed("192.0.2.1:1234", usage), "{usage:?}");
+        }
     }
 }
