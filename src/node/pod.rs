@@ -880,3 +880,7 @@ pub fn restarts(role: Role, policy: Restart, code: i32) -> bool {
         (Role::Init, _) | (Role::Main, Restart::OnFailure) => code != 0,
     }
 }
+
+#[cfg(test)]
+#[path = "pod_tests.rs"]
+mod tests;
