@@ -172,8 +172,10 @@ impl Allocator {
                 ),
             },
             text => {
-                let Ok(ip) = text.parse::<Ipv4Addr>() else { return };
-                if !before.ips.contains(&ip)
+                // What is no address, and a change of an address that the Service has, is for validation
+                // to refuse.
+                if let Ok(ip) = text.parse::<Ipv4Addr>()
+                    && before.ips.is_empty()
                     && let Err(why) = self.take_this_ip(ip, reservation)
                 {
                     let detail = format!("failed to allocate IP {ip}: {why}");
@@ -187,7 +189,7 @@ impl Allocator {
     }
 
     fn fill_node_ports(&self, service: &mut Value, before: &Used, reservation: &mut Reservation, errors: &mut Errors) {
-        let Some(ports) = service["spec"]["ports"].as_array_mut() else { return };
+        let Some(ports) = service.pointer_mut("/spec/ports").and_then(Value::as_array_mut) else { return };
         // One number may serve one port of each protocol.
         let mut own: HashSet<u16> = HashSet::new();
         for (i, port) in ports.iter_mut().enumerate() {
@@ -346,9 +348,13 @@ fn keep_allocated(new: &mut Value, old: &Value) {
     let absent = |value: &Value| kmeta::is_empty(value) || value.as_i64() == Some(0);
     if needs_cluster_ip(new) && needs_cluster_ip(old) {
         let ip_given = !absent(&new["spec"]["clusterIP"]);
+        let changed = ip_given && new["spec"]["clusterIP"] != before["clusterIP"];
+        if changed && new["spec"]["clusterIPs"] == before["clusterIPs"] {
+            // The list follows the single address when only that was changed.
+            set(new, "clusterIPs", json!([new["spec"]["clusterIP"]]));
+        }
         for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            let follows = !ip_given || field != "clusterIPs" || new["spec"]["clusterIP"] == before["clusterIP"];
-            if absent(&new["spec"][field]) && !before[field].is_null() && follows {
+            if absent(&new["spec"][field]) && !before[field].is_null() && !(changed && field == "clusterIPs") {
                 set(new, field, before[field].clone());
             }
         }
@@ -365,7 +371,7 @@ fn keep_allocated(new: &mut Value, old: &Value) {
 fn keep_node_ports(new: &mut Value, before: &Value) {
     let number = |port: &Value| port["nodePort"].as_u64().unwrap_or(0);
     let old: Vec<Value> = before["ports"].as_array().cloned().unwrap_or_default();
-    let Some(ports) = new["spec"]["ports"].as_array_mut() else { return };
+    let Some(ports) = new.pointer_mut("/spec/ports").and_then(Value::as_array_mut) else { return };
     let taken: HashSet<u64> = ports.iter().map(number).filter(|n| *n != 0).collect();
     for port in ports.iter_mut().filter(|port| number(port) == 0) {
         let same = |was: &&Value| was["port"] == port["port"] && was["protocol"] == port["protocol"];

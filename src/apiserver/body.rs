@@ -6,7 +6,7 @@ use http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
 
-use super::options::FieldValidation;
+use super::codec::{self, DecodeError, Decoded, Expected, FieldValidation};
 use super::status::ApiError;
 use crate::kinds::Kind;
 
@@ -29,31 +29,34 @@ pub fn content_type(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok())
 }
 
-/// An object of `kind`, and what to warn of.
-pub fn decode(
-    bytes: &[u8],
-    _content_type: Option<&str>,
+/// An object of `kind`.
+pub async fn object(
+    body: Body,
+    headers: &HeaderMap,
     kind: &dyn Kind,
-    _validation: FieldValidation,
-) -> Result<(Value, Vec<String>), ApiError> {
-    let mut object: Value = serde_json::from_slice(bytes).map_err(|error| {
-        let kind = kind.info().kind;
-        ApiError::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {error}"))
-    })?;
-    if !object.is_object() {
-        return Err(ApiError::bad_request("the object provided is no object"));
-    }
-    object["apiVersion"] = super::registry::encoding::api_version(kind.info()).into();
-    object["kind"] = kind.info().kind.into();
-    Ok((object, Vec::new()))
+    validation: FieldValidation,
+) -> Result<Decoded, ApiError> {
+    let bytes = read(body).await?;
+    codec::decode(&bytes, content_type(headers), kind.info(), validation).map_err(refused)
 }
 
-/// Options sent as a body; `None` when there is no body.
-pub fn decode_options(bytes: &[u8], _content_type: Option<&str>, kind: &str) -> Result<Option<Value>, ApiError> {
-    if bytes.is_empty() {
-        return Ok(None);
-    }
-    serde_json::from_slice(bytes)
-        .map(Some)
-        .map_err(|error| ApiError::bad_request(format!("{kind} could not be read: {error}")))
+/// An object of another type than the URL's kind: a Binding, a Scale.
+pub async fn expected(
+    body: Body,
+    headers: &HeaderMap,
+    expected: &Expected<'_>,
+    validation: FieldValidation,
+) -> Result<Decoded, ApiError> {
+    let bytes = read(body).await?;
+    codec::decode_as(&bytes, content_type(headers), expected, validation).map_err(refused)
+}
+
+/// The DeleteOptions that a DELETE may carry.
+pub async fn delete_options(body: Body, headers: &HeaderMap) -> Result<Option<Value>, ApiError> {
+    let bytes = read(body).await?;
+    codec::decode_options(&bytes, content_type(headers)).map_err(refused)
+}
+
+fn refused(error: DecodeError) -> ApiError {
+    ApiError::new(error.code(), error.reason(), error.to_string())
 }

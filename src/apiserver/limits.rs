@@ -35,17 +35,17 @@ impl Limits {
     pub async fn run<T>(
         &self,
         long_running: bool,
-        request: impl Future<Output = Result<T, ApiError>>,
+        request: impl Future<Output = T>,
     ) -> Result<T, ApiError> {
         let semaphore = if long_running { &self.long } else { &self.ordinary };
         let Ok(_permit) = semaphore.try_acquire() else {
             return Err(ApiError::too_many_requests("Too many requests, please try again later."));
         };
         if long_running {
-            return request.await;
+            return Ok(request.await);
         }
         match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
-            Ok(result) => result,
+            Ok(answer) => Ok(answer),
             Err(_) => Err(ApiError::timeout("request did not complete within the allotted timeout", 1)),
         }
     }

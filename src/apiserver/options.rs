@@ -5,6 +5,7 @@
 
 use serde_json::Value;
 
+use super::codec::FieldValidation;
 use super::status::ApiError;
 use crate::kinds::field::{Errors, Reason};
 
@@ -55,16 +56,6 @@ fn unescape(part: &str) -> String {
     percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
 }
 
-/// How unknown and duplicate fields of a body are taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum FieldValidation {
-    Ignore,
-    /// Accepted, and told in `Warning` headers: the default.
-    #[default]
-    Warn,
-    Strict,
-}
-
 /// The longest `fieldManager`, in bytes.
 const FIELD_MANAGER_MAX_BYTES: usize = 128;
 
@@ -84,16 +75,12 @@ impl WriteOptions {
             let detail = format!("may not be more than {FIELD_MANAGER_MAX_BYTES} bytes");
             errors.push(Reason::TooLong, "fieldManager", None, detail);
         }
-        let field_validation = match query.get("fieldValidation") {
-            "" | "Warn" => FieldValidation::Warn,
-            "Ignore" => FieldValidation::Ignore,
-            "Strict" => FieldValidation::Strict,
-            other => {
-                let supported = r#"supported values: "", "Ignore", "Strict", "Warn""#;
-                errors.push(Reason::NotSupported, "fieldValidation", Some(other.into()), supported);
-                FieldValidation::Warn
-            }
-        };
+        let given = query.get("fieldValidation");
+        let field_validation = FieldValidation::parse(given).unwrap_or_else(|| {
+            let supported = r#"supported values: "", "Ignore", "Strict", "Warn""#;
+            errors.push(Reason::NotSupported, "fieldValidation", Some(given.into()), supported);
+            FieldValidation::default()
+        });
         refuse(kind, errors)?;
         Ok(Self { dry_run, field_validation })
     }

@@ -1,48 +1,144 @@
 //! Answers: objects and lists in the representation that the client accepts.
 //!
-//! JSON is spliced from stored bytes and never parsed; Tables and metadata-only views are made from the
-//! decoded objects.
+//! Plain JSON is spliced from stored bytes and never parsed; everything else (YAML, Tables, metadata
+//! alone, indented text for people) is made from the decoded objects.
 
 use axum::body::Body;
 use axum::response::Response;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::codec::negotiate::NOT_ACCEPTABLE;
+use super::codec::{Accept, Representation, negotiate};
+use super::options::Query;
 use super::registry::encoding::{self, Stored};
 use super::status::{ApiError, Details};
+use super::table::{IncludeObject, View};
 use crate::kinds::Kind;
 
 /// Warnings are cut so that they fit into headers: upstream's total.
 const MAX_WARNING_BYTES: usize = 4096;
+/// These read answers with their eyes.
+const HUMAN_AGENTS: &[&str] = &["curl", "Wget", "Mozilla/5.0"];
 
 /// How the client wants objects.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Representation {
-    Json,
+#[derive(Debug, Clone, Copy)]
+pub struct Look {
+    pub representation: Representation,
+    pub include: IncludeObject,
 }
 
-impl Representation {
-    pub fn negotiate(_headers: &HeaderMap) -> Result<Self, ApiError> {
-        Ok(Self::Json)
+impl Look {
+    /// For endpoints of objects.
+    pub fn of_objects(headers: &HeaderMap, query: &Query) -> Result<Self, ApiError> {
+        Self::negotiate(headers, query, Accept { tables: true, discovery: false })
+    }
+
+    /// For what is neither an object of a kind nor a list of them.
+    pub fn plain(headers: &HeaderMap, query: &Query) -> Result<Self, ApiError> {
+        Self::negotiate(headers, query, Accept { tables: false, discovery: false })
+    }
+
+    pub fn negotiate(headers: &HeaderMap, query: &Query, can: Accept) -> Result<Self, ApiError> {
+        let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+        let mut representation =
+            negotiate(accept, can).ok_or_else(|| ApiError::new(406, "NotAcceptable", NOT_ACCEPTABLE))?;
+        representation.pretty = wants_pretty(headers, query);
+        let include = query.get("includeObject");
+        let include = IncludeObject::parse(include)
+            .ok_or_else(|| ApiError::bad_request(format!("unrecognized includeObject value: {include:?}")))?;
+        Ok(Self { representation, include })
+    }
+
+    pub fn view<'a>(&self, kind: &'a dyn Kind) -> View<'a> {
+        View { kind, shape: self.representation.shape, include: self.include, now: Timestamp::now() }
+    }
+
+    /// Whether stored bytes can be spliced.
+    pub fn is_plain_json(&self) -> bool {
+        self.representation == Representation::JSON
+    }
+
+    /// Any value, with this look's bytes and content type.
+    pub fn value(&self, code: StatusCode, value: &Value) -> Response {
+        let mut response = Response::new(Body::from(self.representation.encode(value)));
+        *response.status_mut() = code;
+        let kind = HeaderValue::from_static(self.representation.content_type());
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        response
+    }
+
+    /// One object.
+    pub fn object(
+        &self,
+        kind: &dyn Kind,
+        code: StatusCode,
+        stored: &Stored,
+        warnings: &[String],
+    ) -> Result<Response, ApiError> {
+        let mut response = if self.is_plain_json() {
+            json_bytes(code, stored.to_json(kind))
+        } else {
+            let object = encoding::decode(kind, &stored.bytes, stored.revision).map_err(ApiError::internal)?;
+            self.value(code, &self.view(kind).object(object))
+        };
+        warn(&mut response, warnings);
+        Ok(response)
+    }
+
+    /// A list of objects.
+    pub fn list(&self, kind: &dyn Kind, items: &[Stored], meta: &ListMeta) -> Result<Response, ApiError> {
+        if self.is_plain_json() {
+            return Ok(json_bytes(StatusCode::OK, list_bytes(kind, items, meta)));
+        }
+        let info = kind.info();
+        let items: Result<Vec<Value>, _> =
+            items.iter().map(|item| encoding::decode(kind, &item.bytes, item.revision)).collect();
+        let list = json!({
+            "kind": format!("{}List", info.kind), "apiVersion": encoding::api_version(info),
+            "metadata": meta.to_value(), "items": items.map_err(ApiError::internal)?,
+        });
+        let mut list = self.view(kind).list(list);
+        // Items of a typed list do not repeat the list's type.
+        if list["kind"] == format!("{}List", info.kind) {
+            for item in list["items"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+                item.remove("kind");
+                item.remove("apiVersion");
+            }
+        }
+        Ok(self.value(StatusCode::OK, &list))
     }
 }
 
-pub fn json_bytes(code: StatusCode, body: impl Into<Bytes>) -> Response {
+fn wants_pretty(headers: &HeaderMap, query: &Query) -> bool {
+    if !query.get("pretty").is_empty() {
+        return query.bool("pretty");
+    }
+    let agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    HUMAN_AGENTS.iter().any(|human| agent.starts_with(human))
+}
+
+fn json_bytes(code: StatusCode, body: impl Into<Bytes>) -> Response {
     let mut response = Response::new(Body::from(body.into()));
     *response.status_mut() = code;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
+/// A value as plain JSON, whatever the client prefers.
 pub fn json_value(code: StatusCode, value: &Value) -> Response {
     json_bytes(code, value.to_string())
 }
 
-/// Adds `Warning: 299 - "…"` headers.
+/// Adds `Warning: 299 - "…"` headers, each text once.
 pub fn warn(response: &mut Response, warnings: &[String]) {
     let mut left = MAX_WARNING_BYTES;
-    for warning in warnings {
+    for (i, warning) in warnings.iter().enumerate() {
+        if warnings[..i].contains(warning) {
+            continue;
+        }
         let text: String = warning.chars().filter(|c| !c.is_control()).collect();
         let value = format!("299 - \"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
         if value.len() > left {
@@ -53,21 +149,6 @@ pub fn warn(response: &mut Response, warnings: &[String]) {
             response.headers_mut().append(header::WARNING, value);
         }
     }
-}
-
-/// One object.
-pub fn object(
-    kind: &dyn Kind,
-    shape: &Representation,
-    code: StatusCode,
-    stored: &Stored,
-    warnings: &[String],
-) -> Result<Response, ApiError> {
-    let mut response = match shape {
-        Representation::Json => json_bytes(code, stored.to_json(kind)),
-    };
-    warn(&mut response, warnings);
-    Ok(response)
 }
 
 /// What a list says about itself.
@@ -88,13 +169,6 @@ impl ListMeta {
             value["remainingItemCount"] = remaining.into();
         }
         value
-    }
-}
-
-/// A list of objects.
-pub fn list(kind: &dyn Kind, shape: &Representation, items: &[Stored], meta: &ListMeta) -> Result<Response, ApiError> {
-    match shape {
-        Representation::Json => Ok(json_bytes(StatusCode::OK, list_bytes(kind, items, meta))),
     }
 }
 

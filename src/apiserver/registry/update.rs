@@ -122,14 +122,19 @@ fn validate(place: Place<'_>, lane: Lane, new: &Value, old: &Value) -> Result<()
     if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(place.info(), place.name, &errors)) }
 }
 
-/// Holds the version and uid that a client states against the object's, and fills in what it left out.
-fn check_versions(place: Place<'_>, new: &mut Value, old: &Value) -> Result<(), ApiError> {
-    let given = kmeta::text(new, "uid");
-    let uid = kmeta::text(old, "uid");
-    if !given.is_empty() && given != uid {
-        let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {uid}");
-        return Err(ApiError::conflict(place.info(), place.name, why));
+/// The uid in a whole object that a client sends is a precondition; in a patch it is a change, which
+/// validation refuses.
+pub fn check_uid(place: Place<'_>, new: &Value, old: &Value) -> Result<(), ApiError> {
+    let (given, uid) = (kmeta::text(new, "uid"), kmeta::text(old, "uid"));
+    if given.is_empty() || given == uid {
+        return Ok(());
     }
+    let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {uid}");
+    Err(ApiError::conflict(place.info(), place.name, why))
+}
+
+/// Holds the version that a client states against the object's, or fills it in.
+fn check_versions(place: Place<'_>, new: &mut Value, old: &Value) -> Result<(), ApiError> {
     let given = kmeta::text(new, "resourceVersion");
     let version = kmeta::text(old, "resourceVersion");
     if given.is_empty() {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Call;
 use crate::apiserver::body;
+use crate::apiserver::codec::Expected;
 use crate::apiserver::options::WriteOptions;
 use crate::apiserver::registry::meta;
 use crate::apiserver::registry::update::Lane;
@@ -18,10 +19,9 @@ use crate::kinds::time;
 
 pub async fn bind(call: &Call, body: Body) -> Result<Response, ApiError> {
     let options = WriteOptions::from_query(&call.query, "CreateOptions")?;
-    let bytes = body::read(body).await?;
-    let content_type = body::content_type(&call.headers);
-    let binding = body::decode_options(&bytes, content_type, "Binding")?
-        .ok_or_else(|| ApiError::bad_request("a Binding is needed in the request body"))?;
+    let expected = Expected::named("", "v1", "Binding", "io.k8s.api.core.v1.Binding")
+        .ok_or_else(|| ApiError::internal("the type Binding is not known"))?;
+    let binding = body::expected(body, &call.headers, &expected, options.field_validation).await?.object;
     let name = kmeta::text(&binding, "name");
     if !name.is_empty() && name != call.target.name {
         return Err(ApiError::bad_request("name in URL does not match name in Binding object"));

@@ -11,7 +11,7 @@ use crate::apiserver::options::{DeleteOptions, ListOptions};
 use crate::apiserver::registry::Place;
 use crate::apiserver::registry::delete::Deleted;
 use crate::apiserver::registry::encoding::{self, Stored};
-use crate::apiserver::reply::{self, ListMeta, Representation};
+use crate::apiserver::reply::{self, ListMeta, Look};
 use crate::apiserver::status::{ApiError, Details};
 use crate::kinds::Kind;
 use crate::kinds::meta as kmeta;
@@ -20,20 +20,19 @@ use crate::kinds::meta as kmeta;
 const CONCURRENCY: usize = 32;
 
 pub async fn delete(call: &Call, body: Body) -> Result<Response, ApiError> {
-    let shape = Representation::negotiate(&call.headers)?;
+    let look = Look::of_objects(&call.headers, &call.query)?;
     let options = read_options(call, body).await?;
     match call.server.registry.delete(call.place(), &options).await? {
-        Deleted::Pending(stored) => reply::object(call.kind, &shape, StatusCode::OK, &stored, &[]),
+        Deleted::Pending(stored) => look.object(call.kind, StatusCode::OK, &stored, &[]),
         Deleted::Gone(stored) if returns_object(call.kind) => {
-            reply::object(call.kind, &shape, StatusCode::OK, &stored, &[])
+            look.object(call.kind, StatusCode::OK, &stored, &[])
         }
         Deleted::Gone(stored) => Ok(reply::success(StatusCode::OK, Some(details(call, &stored)))),
     }
 }
 
 async fn read_options(call: &Call, body: Body) -> Result<DeleteOptions, ApiError> {
-    let bytes = body::read(body).await?;
-    let sent = body::decode_options(&bytes, body::content_type(&call.headers), "DeleteOptions")?;
+    let sent = body::delete_options(body, &call.headers).await?;
     DeleteOptions::read(&call.query, sent.as_ref())
 }
 
@@ -56,7 +55,7 @@ fn details(call: &Call, stored: &Stored) -> Details {
 
 /// Deletes what the selectors name; the answer lists it as it was.
 pub async fn collection(call: &Call, body: Body) -> Result<Response, ApiError> {
-    let shape = Representation::negotiate(&call.headers)?;
+    let look = Look::of_objects(&call.headers, &call.query)?;
     let selection = ListOptions::from_query(&call.query, false)?;
     let options = read_options(call, body).await?;
     let (items, meta) = list::collect(call, &selection)?;
@@ -73,5 +72,5 @@ pub async fn collection(call: &Call, body: Body) -> Result<Response, ApiError> {
             }
         })
         .await?;
-    reply::list(call.kind, &shape, &items, &ListMeta { continue_token: String::new(), remaining: None, ..meta })
+    look.list(call.kind, &items, &ListMeta { continue_token: String::new(), remaining: None, ..meta })
 }

@@ -9,21 +9,20 @@ use super::Call;
 use super::update::check_place;
 use crate::apiserver::body;
 use crate::apiserver::options::WriteOptions;
-use crate::apiserver::registry::update::Lane;
-use crate::apiserver::reply::{self, Representation};
+use crate::apiserver::registry::update::{Lane, check_uid};
+use crate::apiserver::reply::Look;
 use crate::apiserver::status::ApiError;
 use crate::kinds::meta as kmeta;
 
 pub async fn finalize(call: &Call, body: Body) -> Result<Response, ApiError> {
-    let shape = Representation::negotiate(&call.headers)?;
+    let look = Look::of_objects(&call.headers, &call.query)?;
     let options = WriteOptions::from_query(&call.query, "UpdateOptions")?;
-    let bytes = body::read(body).await?;
-    let content_type = body::content_type(&call.headers);
-    let (mut sent, warnings) = body::decode(&bytes, content_type, call.kind, options.field_validation)?;
+    let decoded = body::object(body, &call.headers, call.kind, options.field_validation).await?;
+    let (mut sent, warnings) = (decoded.object, decoded.warnings);
     check_place(call, &mut sent)?;
-    let change = |old: &Value| Ok(with_finalizers(old, &sent));
+    let change = |old: &Value| check_uid(call.place(), &sent, old).map(|()| with_finalizers(old, &sent));
     let written = call.server.registry.update(call.place(), Lane::Server, options.dry_run, &change).await?;
-    reply::object(call.kind, &shape, StatusCode::OK, &written.stored, &warnings)
+    look.object(call.kind, StatusCode::OK, &written.stored, &warnings)
 }
 
 /// The namespace as it is, with the finalizers of `sent` and the version that it states.
@@ -35,11 +34,9 @@ fn with_finalizers(old: &Value, sent: &Value) -> Value {
         true => spec.remove("finalizers"),
         false => spec.insert("finalizers".into(), finalizers),
     };
-    for field in ["resourceVersion", "uid"] {
-        let stated = kmeta::text(sent, field);
-        if !stated.is_empty() {
-            kmeta::metadata_mut(&mut new).insert(field.into(), stated.into());
-        }
+    let stated = kmeta::text(sent, "resourceVersion");
+    if !stated.is_empty() {
+        kmeta::metadata_mut(&mut new).insert("resourceVersion".into(), stated.into());
     }
     new
 }

@@ -6,11 +6,11 @@ use http::StatusCode;
 use super::Call;
 use crate::apiserver::options::parse_version;
 use crate::apiserver::registry::encoding::Stored;
-use crate::apiserver::reply::{self, Representation};
+use crate::apiserver::reply::Look;
 use crate::apiserver::status::ApiError;
 
 pub fn get(call: &Call) -> Result<Response, ApiError> {
-    let shape = Representation::negotiate(&call.headers)?;
+    let look = Look::of_objects(&call.headers, &call.query)?;
     let version = parse_version(call.query.get("resourceVersion"))
         .map_err(|why| ApiError::bad_request(format!("invalid resource version: {why}")))?;
     let entry = call.server.registry.entry(call.place());
@@ -18,5 +18,5 @@ pub fn get(call: &Call) -> Result<Response, ApiError> {
     if let Some(wanted) = version.filter(|wanted| *wanted > current) {
         return Err(ApiError::future_version(wanted, current));
     }
-    reply::object(call.kind, &shape, StatusCode::OK, &Stored::from(&entry?), &[])
+    look.object(call.kind, StatusCode::OK, &Stored::from(&entry?), &[])
 }

@@ -13,7 +13,7 @@ use super::Call;
 use crate::apiserver::options::{ListOptions, VersionMatch};
 use crate::apiserver::registry::encoding::{self, Stored};
 use crate::apiserver::registry::store_error;
-use crate::apiserver::reply::{self, ListMeta, Representation};
+use crate::apiserver::reply::{ListMeta, Look};
 use crate::apiserver::selector::Selector;
 use crate::apiserver::status::ApiError;
 use crate::store::{self, Entry};
@@ -22,10 +22,10 @@ use crate::store::{self, Entry};
 const SCAN_PAGE: usize = 2000;
 
 pub fn list(call: &Call) -> Result<Response, ApiError> {
-    let shape = Representation::negotiate(&call.headers)?;
+    let look = Look::of_objects(&call.headers, &call.query)?;
     let options = ListOptions::from_query(&call.query, false)?;
     let (items, meta) = collect(call, &options)?;
-    reply::list(call.kind, &shape, &items, &meta)
+    look.list(call.kind, &items, &meta)
 }
 
 /// The objects that the options name, and what the list says of itself.

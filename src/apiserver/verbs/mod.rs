@@ -13,13 +13,14 @@ mod update;
 pub mod watch;
 
 use axum::body::Body;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use http::HeaderMap;
 
 use super::ApiServer;
 use super::options::Query;
 use super::registry::Place;
 use super::registry::update::Lane;
+use super::reply;
 use super::status::ApiError;
 use super::target::Target;
 use crate::kinds::Kind;
@@ -43,8 +44,26 @@ impl Call {
     }
 }
 
-/// Answers one request. Every verb and subresource that `target` lets through has its line here.
-pub async fn answer(call: Call, body: Body) -> Result<Response, ApiError> {
+/// Said with every answer about an API that upstream has deprecated.
+fn deprecation(kind: &dyn Kind) -> Option<&'static str> {
+    match (kind.info().group, kind.info().plural) {
+        ("", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        _ => None,
+    }
+}
+
+/// Answers one request, failures included.
+pub async fn answer(call: Call, body: Body) -> Response {
+    let deprecation = deprecation(call.kind);
+    let mut response = dispatch(call, body).await.unwrap_or_else(IntoResponse::into_response);
+    if let Some(text) = deprecation {
+        reply::warn(&mut response, &[text.to_owned()]);
+    }
+    response
+}
+
+/// Every verb and subresource that `target` lets through has its line here.
+async fn dispatch(call: Call, body: Body) -> Result<Response, ApiError> {
     let target = &call.target;
     match (target.verb, target.subresource.as_str()) {
         ("get", "" | "status") => get::get(&call),

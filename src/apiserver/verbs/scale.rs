@@ -8,24 +8,24 @@ use serde_json::{Map, Value, json};
 use super::Call;
 use super::patch::Patch;
 use crate::apiserver::body;
+use crate::apiserver::codec::Expected;
 use crate::apiserver::options::WriteOptions;
-use crate::apiserver::registry::update::Lane;
+use crate::apiserver::registry::update::{Lane, check_uid};
 use crate::apiserver::registry::{Written, encoding};
-use crate::apiserver::reply;
+use crate::apiserver::reply::Look;
 use crate::apiserver::status::ApiError;
 use crate::kinds::field::{Errors, Reason};
 use crate::kinds::{ScalePaths, meta as kmeta};
 
 pub fn get(call: &Call) -> Result<Response, ApiError> {
     let object = call.server.registry.find(call.place()).ok_or_else(|| call.place().not_found())?;
-    Ok(reply::json_value(StatusCode::OK, &view(&object, paths(call)?)))
+    let look = Look::plain(&call.headers, &call.query)?;
+    Ok(look.value(StatusCode::OK, &view(&object, paths(call)?)))
 }
 
 pub async fn update(call: &Call, body: Body) -> Result<Response, ApiError> {
     let options = WriteOptions::from_query(&call.query, "UpdateOptions")?;
-    let bytes = body::read(body).await?;
-    let sent = body::decode_options(&bytes, body::content_type(&call.headers), "Scale")?
-        .ok_or_else(|| ApiError::bad_request("a Scale is needed in the request body"))?;
+    let sent = body::expected(body, &call.headers, &scale_type()?, options.field_validation).await?.object;
     let name = kmeta::text(&sent, "name");
     if name != call.target.name {
         return Err(ApiError::bad_request(format!(
@@ -42,9 +42,10 @@ pub async fn update(call: &Call, body: Body) -> Result<Response, ApiError> {
 pub async fn patch(call: &Call, body: Body) -> Result<Response, ApiError> {
     let options = WriteOptions::from_query(&call.query, "PatchOptions")?;
     let patch = Patch::read(call, &options, body).await?;
+    let expected = scale_type()?;
     let paths = paths(call)?;
     let change = |old: &Value| {
-        let wanted = patch.apply_plain(&view(old, paths))?;
+        let wanted = patch.apply_as(&expected, &view(old, paths))?;
         scaled(call, old, &wanted, paths)
     };
     let written = call.server.registry.update(call.place(), Lane::Main, options.dry_run, &change).await?;
@@ -54,11 +55,17 @@ pub async fn patch(call: &Call, body: Body) -> Result<Response, ApiError> {
 fn answer(call: &Call, written: &Written, paths: ScalePaths) -> Result<Response, ApiError> {
     let stored = &written.stored;
     let object = encoding::decode(call.kind, &stored.bytes, stored.revision).map_err(ApiError::internal)?;
-    Ok(reply::json_value(StatusCode::OK, &view(&object, paths)))
+    let look = Look::plain(&call.headers, &call.query)?;
+    Ok(look.value(StatusCode::OK, &view(&object, paths)))
 }
 
 fn paths(call: &Call) -> Result<ScalePaths, ApiError> {
     call.kind.scale().ok_or_else(ApiError::no_resource)
+}
+
+fn scale_type() -> Result<Expected<'static>, ApiError> {
+    Expected::named("autoscaling", "v1", "Scale", "io.k8s.api.autoscaling.v1.Scale")
+        .ok_or_else(|| ApiError::internal("the type Scale is not known"))
 }
 
 /// The object as a Scale.
@@ -93,18 +100,17 @@ fn scaled(call: &Call, old: &Value, scale: &Value, paths: ScalePaths) -> Result<
         errors.push(Reason::Invalid, "spec.replicas", Some(replicas.into()), detail);
         return Err(ApiError::invalid_kind("Scale", "autoscaling", &call.target.name, &errors));
     }
+    check_uid(call.place(), scale, old)?;
     let mut new = old.clone();
     kmeta::object_mut(&mut new, "spec");
     if let Some(place) = new.pointer_mut(paths.spec_replicas) {
         *place = replicas.into();
     }
     let metadata = kmeta::metadata_mut(&mut new);
-    for field in ["resourceVersion", "uid"] {
-        match kmeta::text(scale, field) {
-            "" => metadata.remove(field),
-            stated => metadata.insert(field.into(), stated.into()),
-        };
-    }
+    match kmeta::text(scale, "resourceVersion") {
+        "" => metadata.remove("resourceVersion"),
+        stated => metadata.insert("resourceVersion".into(), stated.into()),
+    };
     Ok(new)
 }
 

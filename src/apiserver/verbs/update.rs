@@ -8,20 +8,19 @@ use serde_json::Value;
 use super::Call;
 use crate::apiserver::body;
 use crate::apiserver::options::WriteOptions;
-use crate::apiserver::registry::update::allows_create_on_update;
-use crate::apiserver::reply::{self, Representation};
+use crate::apiserver::registry::update::{allows_create_on_update, check_uid};
+use crate::apiserver::reply::Look;
 use crate::apiserver::status::ApiError;
 use crate::kinds::meta as kmeta;
 
 pub async fn update(call: &Call, body: Body) -> Result<Response, ApiError> {
-    let shape = Representation::negotiate(&call.headers)?;
+    let look = Look::of_objects(&call.headers, &call.query)?;
     let options = WriteOptions::from_query(&call.query, "UpdateOptions")?;
-    let bytes = body::read(body).await?;
-    let content_type = body::content_type(&call.headers);
-    let (mut object, mut warnings) = body::decode(&bytes, content_type, call.kind, options.field_validation)?;
+    let decoded = body::object(body, &call.headers, call.kind, options.field_validation).await?;
+    let (mut object, mut warnings) = (decoded.object, decoded.warnings);
     check_place(call, &mut object)?;
     let registry = &call.server.registry;
-    let change = |_: &Value| Ok(object.clone());
+    let change = |old: &Value| check_uid(call.place(), &object, old).map(|()| object.clone());
     let written = match registry.update(call.place(), call.lane(), options.dry_run, &change).await {
         Err(error) if may_create(call, &error, &object) => {
             registry.create(call.kind, &call.target.namespace, object, options.dry_run).await?
@@ -30,7 +29,7 @@ pub async fn update(call: &Call, body: Body) -> Result<Response, ApiError> {
     };
     warnings.extend(written.warnings);
     let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
-    reply::object(call.kind, &shape, code, &written.stored, &warnings)
+    look.object(call.kind, code, &written.stored, &warnings)
 }
 
 /// Whether the object is not there, may be made by a PUT, and the client does not expect it to exist.

@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 
 use super::shared::Shared;
 use crate::apiserver::registry::encoding::{self, Stored};
-use crate::apiserver::reply::Representation;
+use crate::apiserver::codec::Representation;
+use crate::apiserver::codec::negotiate::Shape;
+use crate::apiserver::reply::Look;
 use crate::apiserver::selector::Selector;
 use crate::apiserver::status::ApiError;
 use crate::kinds::Kind;
@@ -31,15 +33,17 @@ impl Type {
 /// Writes events for one watcher.
 pub struct Writer {
     kind: &'static dyn Kind,
-    shape: Representation,
+    look: Look,
     selector: Selector,
     /// A Table's column definitions come with the first event only.
     first: bool,
 }
 
 impl Writer {
-    pub fn new(kind: &'static dyn Kind, shape: Representation, selector: Selector) -> Self {
-        Self { kind, shape, selector, first: true }
+    pub fn new(kind: &'static dyn Kind, look: Look, selector: Selector) -> Self {
+        // A stream of events is lines of JSON, whatever else the client would take.
+        let representation = Representation { yaml: false, pretty: false, ..look.representation };
+        Self { kind, look: Look { representation, ..look }, selector, first: true }
     }
 
     pub fn kind(&self) -> &'static dyn Kind {
@@ -81,7 +85,7 @@ impl Writer {
             Type::Added | Type::Modified => change.value.clone(),
         };
         let stored = Stored { bytes: bytes?, revision: change.revision };
-        if self.selector.is_empty() && self.shape == Representation::Json {
+        if self.selector.is_empty() && self.look.is_plain_json() {
             return Some(shared.line(|| json_line(self.kind, kind, &stored)));
         }
         Some(self.line(kind, &stored))
@@ -93,10 +97,13 @@ impl Writer {
     }
 
     fn line(&mut self, kind: Type, stored: &Stored) -> Bytes {
-        self.first = false;
-        match &self.shape {
-            Representation::Json => json_line(self.kind, kind, stored),
+        if self.look.is_plain_json() {
+            return json_line(self.kind, kind, stored);
         }
+        // An object that cannot be read would not have been stored.
+        let object = encoding::decode(self.kind, &stored.bytes, stored.revision).unwrap_or_default();
+        let first = std::mem::replace(&mut self.first, false);
+        value_line(kind.word(), &self.look.view(self.kind).event(object, first))
     }
 
     /// A bookmark: the watcher has seen everything up to `revision`.
@@ -106,12 +113,13 @@ impl Writer {
         if ends_initial_events {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
-        let object = match &self.shape {
-            Representation::Json => {
-                json!({"kind": info.kind, "apiVersion": encoding::api_version(info), "metadata": metadata})
-            }
+        let object = json!({"kind": info.kind, "apiVersion": encoding::api_version(info), "metadata": metadata});
+        let view = self.look.view(self.kind);
+        let shown = match self.look.representation.shape {
+            Shape::Table { .. } => view.list(json!({"metadata": object["metadata"], "items": []})),
+            _ => view.object(object),
         };
-        value_line("BOOKMARK", &object)
+        value_line("BOOKMARK", &shown)
     }
 }
 

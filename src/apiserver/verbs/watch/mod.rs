@@ -20,7 +20,7 @@ use super::Call;
 use crate::apiserver::options::ListOptions;
 use crate::apiserver::registry::encoding::{self, Stored};
 use crate::apiserver::registry::store_error;
-use crate::apiserver::reply::Representation;
+use crate::apiserver::reply::Look;
 use crate::apiserver::selector::Selector;
 use crate::apiserver::status::ApiError;
 use crate::store;
@@ -32,7 +32,7 @@ use stream::Stream;
 const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
 
 pub fn watch(call: &Call) -> Result<Response, ApiError> {
-    let shape = Representation::negotiate(&call.headers)?;
+    let look = Look::of_objects(&call.headers, &call.query)?;
     let options = ListOptions::from_query(&call.query, true)?;
     let mut selector = Selector::parse(call.kind, &options.label_selector, &options.field_selector)?;
     if !call.target.name.is_empty() {
@@ -40,7 +40,7 @@ pub fn watch(call: &Call) -> Result<Response, ApiError> {
     }
     // Not even upstream has a better answer to a version that is no number.
     let version = options.version().map_err(|why| ApiError::new(500, "", why))?;
-    let writer = Writer::new(call.kind, shape, selector);
+    let writer = Writer::new(call.kind, look, selector);
     let deadline = Instant::now() + timeout(&options);
     let stream = match begin(call, &options, version, writer)? {
         Some(begun) => begun.into_stream(call.server.changes.clone(), deadline, options.allow_bookmarks),
