@@ -32,11 +32,7 @@ impl Default for Limits {
 
 impl Limits {
     /// Runs a request under its limit; 429 where there is no room, 504 where it takes too long.
-    pub async fn run<T>(
-        &self,
-        long_running: bool,
-        request: impl Future<Output = T>,
-    ) -> Result<T, ApiError> {
+    pub async fn run<T>(&self, long_running: bool, request: impl Future<Output = T>) -> Result<T, ApiError> {
         let semaphore = if long_running { &self.long } else { &self.ordinary };
         let Ok(_permit) = semaphore.try_acquire() else {
             return Err(ApiError::too_many_requests("Too many requests, please try again later."));

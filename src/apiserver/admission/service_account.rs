@@ -61,7 +61,9 @@ fn mount_token(pod: &mut Value) {
     let volume = format!("kube-api-access-{}", meta::random_suffix());
     let mut needed = false;
     for group in ["initContainers", "containers"] {
-        let Some(containers) = pod.pointer_mut(&format!("/spec/{group}")).and_then(Value::as_array_mut) else { continue };
+        let Some(containers) = pod.pointer_mut(&format!("/spec/{group}")).and_then(Value::as_array_mut) else {
+            continue;
+        };
         for container in containers {
             let mounts = container["volumeMounts"].as_array();
             if mounts.is_some_and(|mounts| mounts.iter().any(|mount| mount["mountPath"] == MOUNT_PATH)) {

@@ -24,9 +24,7 @@ pub async fn delete(call: &Call, body: Body) -> Result<Response, ApiError> {
     let options = read_options(call, body).await?;
     match call.server.registry.delete(call.place(), &options).await? {
         Deleted::Pending(stored) => look.object(call.kind, StatusCode::OK, &stored, &[]),
-        Deleted::Gone(stored) if returns_object(call.kind) => {
-            look.object(call.kind, StatusCode::OK, &stored, &[])
-        }
+        Deleted::Gone(stored) if returns_object(call.kind) => look.object(call.kind, StatusCode::OK, &stored, &[]),
         Deleted::Gone(stored) => Ok(reply::success(StatusCode::OK, Some(details(call, &stored)))),
     }
 }

@@ -46,8 +46,8 @@ impl Patch {
     /// The patched object, which must still be the same object.
     fn apply(&self, call: &Call, old: &Value) -> Result<Value, ApiError> {
         let info = call.kind.info();
-        let expected = Expected::of(info)
-            .ok_or_else(|| ApiError::internal(format!("the type {} is not known", info.kind)))?;
+        let expected =
+            Expected::of(info).ok_or_else(|| ApiError::internal(format!("the type {} is not known", info.kind)))?;
         let mut new = self.apply_as(&expected, old)?;
         check_place(call, &mut new)?;
         Ok(new)
@@ -55,8 +55,7 @@ impl Patch {
 
     /// `old`, a value of the expected type, patched.
     pub fn apply_as(&self, expected: &Expected<'_>, old: &Value) -> Result<Value, ApiError> {
-        let patched =
-            patch::apply_as(expected, old, self.kind, &self.bytes, self.validation).map_err(refused)?;
+        let patched = patch::apply_as(expected, old, self.kind, &self.bytes, self.validation).map_err(refused)?;
         *self.warnings.lock().unwrap_or_else(PoisonError::into_inner) = patched.warnings;
         Ok(patched.object)
     }

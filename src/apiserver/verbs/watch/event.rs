@@ -4,9 +4,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::{Value, json};
 
 use super::shared::Shared;
-use crate::apiserver::registry::encoding::{self, Stored};
 use crate::apiserver::codec::Representation;
 use crate::apiserver::codec::negotiate::Shape;
+use crate::apiserver::registry::encoding::{self, Stored};
 use crate::apiserver::reply::Look;
 use crate::apiserver::selector::Selector;
 use crate::apiserver::status::ApiError;
