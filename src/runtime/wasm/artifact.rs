@@ -3,6 +3,8 @@
 //! Only the first bytes are looked at here; whether the code is valid is the compiler's to say. Code
 //! that was compiled ahead of time is never accepted from outside: loading it means trusting it.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -24,13 +26,18 @@ pub enum Form {
 /// Reads the file, checks that it is the one that was named, and says what it is.
 pub fn read(path: &Path, reference: &str, digest: &str) -> Result<(Vec<u8>, Form), ImageError> {
     let unreadable = |source| ImageError::Unreadable { path: path.to_owned(), source };
-    let length = std::fs::metadata(path).map_err(unreadable)?.len();
-    if length > MAX_MODULE_BYTES {
+    let mut file = File::open(path).map_err(unreadable)?;
+    let length = file.metadata().map_err(unreadable)?.len();
+    let mut bytes = Vec::new();
+    if length <= MAX_MODULE_BYTES {
+        // The file may grow while it is read; the bound holds all the same.
+        file.by_ref().take(MAX_MODULE_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    }
+    if length.max(bytes.len() as u64) > MAX_MODULE_BYTES {
         return Err(invalid(reference, format!("it has {length} bytes; at most {MAX_MODULE_BYTES} are taken")));
     }
-    let bytes = std::fs::read(path).map_err(unreadable)?;
     let found = digest_of(&bytes);
-    if !digest.is_empty() && digest != found {
+    if digest != found {
         return Err(invalid(reference, format!("the file changed: expected digest {digest}, found {found}")));
     }
     let form = classify(&bytes).map_err(|why| invalid(reference, why))?;
@@ -164,6 +171,11 @@ mod tests {
         let error = read(&path, "m:1", "sha256:00").unwrap_err().to_string();
         assert!(error.contains("image \"m:1\" cannot run: the file changed"), "{error}");
         assert!(matches!(read(&dir.path().join("no"), "m:1", ""), Err(ImageError::Unreadable { .. })));
+
+        let huge = dir.path().join("huge.wasm");
+        File::create(&huge).unwrap().set_len(MAX_MODULE_BYTES + 1).unwrap();
+        let error = read(&huge, "m:1", "").unwrap_err().to_string();
+        assert!(error.contains("at most 134217728 are taken"), "{error}");
     }
 
     proptest::proptest! {

@@ -75,7 +75,7 @@ enum Outcome {
     /// It ran to its end; the instance is sound.
     Returned(Box<Live>),
     /// No instance could be made. The guest has not seen the request.
-    NotMade(wasmtime::Error, Request<HttpBody>),
+    NotMade(wasmtime::Error, Box<Request<HttpBody>>),
     /// A trap, an exit or a limit.
     Ended(wasmtime::Error),
     /// The host could not put the call to the guest; no fault of the instance's code.
@@ -152,7 +152,9 @@ impl Container for HttpContainer {
 impl HttpService for HttpContainer {
     async fn call(&self, request: Request<HttpBody>) -> Result<Response<HttpBody>, CallError> {
         let server = &self.0;
-        let Some(ticket) = server.life.admit() else { return Err(undelivered("the container has ended", request)) };
+        let Some(ticket) = server.life.admit() else {
+            return Err(undelivered("the container has ended", Box::new(request)));
+        };
         if ticket.ahead >= server.policy.max_concurrent {
             return Err(CallError::Overloaded { retry_after: RETRY_AFTER });
         }
@@ -168,7 +170,7 @@ impl HttpService for HttpContainer {
                 Guarded::new(server.life.clone(), async move {
                     match theirs.make(slot).await {
                         Ok(live) => serve(live, request, tell_head).await,
-                        Err(error) => Outcome::NotMade(error, request),
+                        Err(error) => Outcome::NotMade(error, Box::new(request)),
                     }
                 })
             }
@@ -421,8 +423,8 @@ async fn reap(server: Weak<Server>, idle_timeout: Duration) {
     }
 }
 
-fn undelivered(reason: &str, request: Request<HttpBody>) -> CallError {
-    CallError::Undelivered { reason: reason.to_owned(), request: Box::new(request) }
+fn undelivered(reason: &str, request: Box<Request<HttpBody>>) -> CallError {
+    CallError::Undelivered { reason: reason.to_owned(), request }
 }
 
 /// A guest is always told an authority. A `Host` that is no text never reaches it: `None`.

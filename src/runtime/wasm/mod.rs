@@ -120,3 +120,13 @@ impl Runtime for WasmRuntime {
         Ok(Arc::new(WasmSandbox::new(self.host.clone(), spec, self.default_memory_limit)))
     }
 }
+
+#[cfg(test)]
+mod version_test {
+    #[test]
+    fn the_version_told_is_the_one_built_with() {
+        let lock = include_str!("../../../Cargo.lock");
+        let entry = format!("name = \"wasmtime\"\nversion = \"{}\"", super::ENGINE_VERSION);
+        assert!(lock.contains(&entry), "ENGINE_VERSION is not what Cargo.lock has");
+    }
+}
