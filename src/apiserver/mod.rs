@@ -15,10 +15,12 @@ mod body;
 mod bootstrap;
 pub mod codec;
 pub mod discovery;
+mod documents;
 mod health;
 mod hooks;
 pub mod join;
 pub mod limits;
+pub mod openapi;
 mod options;
 pub mod patch;
 mod presence;
@@ -157,6 +159,9 @@ async fn answer(server: ApiServer, request: Request<Body>) -> Result<Response, A
     if !is_resource_path(path) {
         let target = Target::plain(&parts.method, path);
         authorize(&user, &target)?;
+        if let Some(document) = documents::answer(&server, &parts.method, path, &parts.headers).await? {
+            return Ok(document);
+        }
         return health::answer(&server, &parts.method, path).ok_or_else(ApiError::no_path);
     }
     let (target, kind) = target::parse(&parts.method, path, query.bool("watch"))?;

@@ -1,0 +1,148 @@
+//! The documents about the API itself: discovery, OpenAPI, and the list of paths at `/`.
+//!
+//! They differ from objects in how they are fetched: clients keep them on disk and ask with an ETag
+//! whether they still hold, and the same path has two forms that only `Accept` tells apart.
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::codec::negotiate::{Accept, NOT_ACCEPTABLE, Representation, Shape, negotiate};
+use super::discovery::{Discovery, etag, not_modified};
+use super::openapi::{self, Document};
+use super::status::ApiError;
+use super::{ApiServer, reply};
+use crate::kinds::KINDS;
+
+/// `None` where the path is none of these.
+pub async fn answer(
+    server: &ApiServer,
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+) -> Result<Option<Response>, ApiError> {
+    if method != Method::GET && method != Method::HEAD {
+        return Ok(None);
+    }
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let discovery = Discovery::new(KINDS.iter().map(|kind| kind.info()));
+    let response = match parts.as_slice() {
+        [] => reply::json_value(StatusCode::OK, &root(&discovery)),
+        ["api"] | ["apis"] => groups(server, &discovery, parts == ["api"], headers)?,
+        ["apis", group] => match discovery.group(group) {
+            Some(document) => plain(headers, &document)?,
+            None => return Ok(None),
+        },
+        ["api", version] => plain(headers, &discovery.resources("", version).ok_or_else(ApiError::no_resource)?)?,
+        ["apis", group, version] => match discovery.resources(group, version) {
+            Some(document) => plain(headers, &document)?,
+            None if discovery.group(group).is_some() => return Err(ApiError::no_resource()),
+            None => return Ok(None),
+        },
+        ["openapi", "v3"] => openapi_document(headers, || Some(openapi::index()), TEXT).await?,
+        ["openapi", "v3", rest @ ..] => {
+            let path = rest.join("/");
+            openapi_document(headers, move || openapi::group_version(&path), JSON).await?
+        }
+        ["openapi", "v2"] => openapi_document(headers, || Some(openapi::v2()), JSON).await?,
+        _ => return Ok(None),
+    };
+    Ok(Some(response))
+}
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// What upstream calls its index, although it is JSON.
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+fn not_acceptable() -> ApiError {
+    ApiError::new(406, "NotAcceptable", NOT_ACCEPTABLE)
+}
+
+fn text_of(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// `/api` and `/apis`, in the form that the client prefers.
+fn groups(
+    server: &ApiServer,
+    discovery: &Discovery<'_>,
+    core: bool,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
+    let accept = text_of(headers, header::ACCEPT);
+    let chosen = negotiate(accept, Accept { tables: false, discovery: true }).ok_or_else(not_acceptable)?;
+    let Shape::AggregatedDiscovery { v2beta1 } = chosen.shape else {
+        let document =
+            if core { discovery.api_versions(&server.config.api_address.to_string()) } else { discovery.group_list() };
+        return Ok(vary(send(&chosen, &document)));
+    };
+    let body = chosen.encode(&discovery.aggregated(core, v2beta1));
+    let tag = etag(&body);
+    Ok(vary(tagged(headers, body.into(), &tag, HeaderValue::from_static(chosen.content_type()))))
+}
+
+/// A document of the older form.
+fn plain(headers: &HeaderMap, document: &Value) -> Result<Response, ApiError> {
+    let chosen = negotiate(text_of(headers, header::ACCEPT), Accept::default()).ok_or_else(not_acceptable)?;
+    Ok(send(&chosen, document))
+}
+
+fn send(chosen: &Representation, document: &Value) -> Response {
+    let mut response = Response::new(Body::from(chosen.encode(document)));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(chosen.content_type()));
+    response
+}
+
+fn vary(mut response: Response) -> Response {
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+/// A body with its ETag, or 304 if the client has it already.
+fn tagged(headers: &HeaderMap, body: Bytes, tag: &str, content_type: HeaderValue) -> Response {
+    let known = not_modified(text_of(headers, header::IF_NONE_MATCH), tag);
+    let mut response = Response::new(if known { Body::empty() } else { Body::from(body) });
+    if known {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    } else {
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    }
+    if let Ok(tag) = HeaderValue::from_str(tag) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
+}
+
+/// An OpenAPI document. Only JSON is served; a client that takes nothing but protobuf gets 406 and
+/// falls back.
+async fn openapi_document(
+    headers: &HeaderMap,
+    find: impl FnOnce() -> Option<&'static Document> + Send + 'static,
+    content_type: HeaderValue,
+) -> Result<Response, ApiError> {
+    negotiate(text_of(headers, header::ACCEPT), Accept::default()).ok_or_else(not_acceptable)?;
+    // The first to ask has the documents built, which takes too long for a thread that serves others.
+    let document = tokio::task::spawn_blocking(find).await.map_err(ApiError::internal)?;
+    let document = document.ok_or_else(ApiError::no_path)?;
+    Ok(vary(tagged(headers, document.body.clone(), &document.etag, content_type)))
+}
+
+/// The paths that answer to GET.
+fn root(discovery: &Discovery<'_>) -> Value {
+    let mut paths = vec!["/.well-known/openid-configuration".to_owned(), "/api".to_owned(), "/apis".to_owned()];
+    for (group, version) in discovery.group_versions() {
+        if group.is_empty() {
+            paths.push(format!("/api/{version}"));
+        } else {
+            paths.push(format!("/apis/{group}"));
+            paths.push(format!("/apis/{group}/{version}"));
+        }
+    }
+    let others = ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
+    paths.extend(others.map(str::to_owned));
+    paths.sort();
+    paths.dedup();
+    json!({"paths": paths})
+}

@@ -1,0 +1,115 @@
+//! The OpenAPI documents: what `kubectl explain` prints, what `kubectl apply` merges by, and how clients
+//! find out that the server validates fields.
+//!
+//! Everything is derived: the shapes, list types and merge keys from the field table
+//! ([`crate::kinds::schema`]), the descriptions from the typed structs' own schemas, the paths from the
+//! kinds. Version 3 has a document for each group version and an index with their hashes; version 2 is
+//! one document for all. They are built when somebody asks, and kept: no client needs one to start.
+
+mod paths;
+mod schemas;
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use super::discovery::{Discovery, etag};
+use crate::kinds::{KINDS, KindInfo};
+
+/// A document as it is sent.
+#[derive(Debug, Clone)]
+pub struct Document {
+    pub body: Bytes,
+    /// Quoted, for the `ETag` header; in the index without its quotes, as the `hash` parameter.
+    pub etag: String,
+}
+
+impl Document {
+    fn new(value: &Value) -> Self {
+        let body = value.to_string().into_bytes();
+        Self { etag: etag(&body), body: body.into() }
+    }
+
+    fn hash(&self) -> &str {
+        self.etag.trim_matches('"')
+    }
+}
+
+/// How the two versions of OpenAPI write the same thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    V2,
+    V3,
+}
+
+impl Dialect {
+    fn reference(self, name: &str) -> String {
+        match self {
+            Self::V2 => format!("#/definitions/{name}"),
+            Self::V3 => format!("#/components/schemas/{name}"),
+        }
+    }
+}
+
+/// `/openapi/v3`: where the document of each group version is.
+pub fn index() -> &'static Document {
+    static INDEX: OnceLock<Document> = OnceLock::new();
+    INDEX.get_or_init(|| {
+        let url = |(path, document): (&String, &Document)| {
+            let url = format!("/openapi/v3/{path}?hash={}", document.hash());
+            (path.clone(), json!({"serverRelativeURL": url}))
+        };
+        let paths: Map<String, Value> = documents().iter().map(url).collect();
+        Document::new(&json!({"paths": paths}))
+    })
+}
+
+/// `/openapi/v3/PATH`, where PATH is `api/v1` or `apis/GROUP/VERSION`.
+pub fn group_version(path: &str) -> Option<&'static Document> {
+    documents().get(path.trim_matches('/'))
+}
+
+/// `/openapi/v2`.
+pub fn v2() -> &'static Document {
+    static DOCUMENT: OnceLock<Document> = OnceLock::new();
+    DOCUMENT.get_or_init(|| {
+        let infos: Vec<&KindInfo> = KINDS.iter().map(|kind| kind.info()).collect();
+        let definitions = schemas::components(&infos, Dialect::V2);
+        Document::new(&json!({
+            "swagger": "2.0",
+            "info": {"title": "Kubernetes", "version": super::health::GIT_VERSION},
+            "paths": paths::of(&infos, Dialect::V2),
+            "definitions": definitions,
+        }))
+    })
+}
+
+fn documents() -> &'static BTreeMap<String, Document> {
+    static DOCUMENTS: OnceLock<BTreeMap<String, Document>> = OnceLock::new();
+    DOCUMENTS.get_or_init(|| {
+        let discovery = Discovery::new(KINDS.iter().map(|kind| kind.info()));
+        let versions = discovery.group_versions().into_iter();
+        versions.map(|(group, version)| (path_of(group, version), document(group, version))).collect()
+    })
+}
+
+/// `api/v1`, `apis/apps/v1`.
+fn path_of(group: &str, version: &str) -> String {
+    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
+}
+
+fn document(group: &str, version: &str) -> Document {
+    let of_version = |info: &&KindInfo| info.group == group && info.version == version;
+    let infos: Vec<&KindInfo> = KINDS.iter().map(|kind| kind.info()).filter(of_version).collect();
+    Document::new(&json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": super::health::GIT_VERSION},
+        "paths": paths::of(&infos, Dialect::V3),
+        "components": {"schemas": schemas::components(&infos, Dialect::V3)},
+    }))
+}
+
+#[cfg(test)]
+mod tests;
