@@ -69,7 +69,10 @@ pub struct NetworkConfig {
 /// Why the network could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    #[error("cannot listen on {address} for the ingress: {source}")]
+    #[error(
+        "cannot listen on {address} for the ingress: {source}; stop the program that listens there, \
+         or choose another address with --ingress-addr"
+    )]
     Ingress { address: SocketAddr, source: io::Error },
     #[error("cannot start the threads that serve connections: {0}")]
     Threads(io::Error),

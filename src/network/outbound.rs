@@ -35,6 +35,8 @@ enum Destination {
     Outside(String, u16),
     /// The Service is there, the port is not.
     NoPort(String),
+    /// A name that can only be a Service's, and is not.
+    NoService(String),
 }
 
 #[async_trait::async_trait]
@@ -57,6 +59,9 @@ impl Outbound for Guests {
             Destination::Inside(port) => port,
             Destination::Outside(host, port) => self.outside(caller, &host, port).await?,
             Destination::NoPort(reason) => return Err(OutboundError::Refused(reason)),
+            Destination::NoService(host) => {
+                return Err(OutboundError::UnknownHost(format!("{host}: there is no such Service")));
+            }
         };
         headers::normalise(&mut request);
         let sent = self.forwarder.forward(port, request, Some(caller.ip), timeouts.first_byte).await;
@@ -72,11 +77,7 @@ impl Guests {
     /// A host outside the cluster, if the pod may call it and it has addresses.
     async fn outside(&self, caller: &Caller, host: &str, port: u16) -> Result<Arc<ServicePort>, OutboundError> {
         if !self.policy.allows(caller, host) {
-            return Err(OutboundError::Denied(format!(
-                "pod {}/{} may not call {host}, which is outside the cluster; \
-                 the annotation coracle.dev/allow-outbound: {host:?} would allow it",
-                caller.namespace, caller.pod
-            )));
+            return Err(not_allowed(caller, host));
         }
         let found = tokio::net::lookup_host((host, port)).await;
         let addresses: Vec<IpAddr> = found.map(|all| all.map(|address| address.ip()).collect()).unwrap_or_default();
@@ -84,6 +85,18 @@ impl Guests {
             true => Err(OutboundError::UnknownHost(host.to_owned())),
             false => Ok(Arc::new(ServicePort::of_pods(host, &addresses, port))),
         }
+    }
+}
+
+/// A name that is no Service's. One without a dot was meant to be: then that is what is wrong.
+fn not_allowed(caller: &Caller, host: &str) -> OutboundError {
+    let Caller { namespace, pod, .. } = caller;
+    match host.contains(['.', ':']) {
+        true => OutboundError::Denied(format!(
+            "{host} is no Service of this cluster, and pod {namespace}/{pod} may not call it outside; \
+             its annotation coracle.dev/outbound-hosts would have to name it"
+        )),
+        false => OutboundError::UnknownHost(format!("{host}: there is no such Service in namespace {namespace}")),
     }
 }
 
@@ -106,6 +119,7 @@ fn find(table: &RouteTable, caller: &Caller, host: &str, port: u16) -> Destinati
             Some(Resolved::Pods(addresses)) => {
                 return Destination::Inside(Arc::new(ServicePort::of_pods(&host, addresses, port)));
             }
+            None if is_inside(&host) => return Destination::NoService(host),
             None => return Destination::Outside(host, port),
         };
         match (&service.kind, service.port(port)) {
@@ -124,6 +138,12 @@ fn find(table: &RouteTable, caller: &Caller, host: &str, port: u16) -> Destinati
         }
     }
     Destination::NoPort(format!("{host} is one of too many Services that only name each other"))
+}
+
+/// Whether a name says itself that it is one of the cluster's.
+fn is_inside(host: &str) -> bool {
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    host.ends_with(".svc") || host.ends_with(".cluster.local")
 }
 
 fn find_address(table: &RouteTable, caller: &Caller, ip: IpAddr, port: u16) -> Destination {

@@ -119,7 +119,7 @@ impl Server {
     /// Answers the connections of `listener` until `close`.
     pub(super) fn accept<A: Answer>(self: &Arc<Self>, listener: TcpListener, close: CancellationToken, answer: Arc<A>) {
         let server = self.clone();
-        // On a core as well: what it accepts it hands round, so it need not be one of its own.
+        // Not on a core: accepting goes on while guests keep the cores busy.
         self.tracker.spawn(async move {
             loop {
                 let accepted = tokio::select! {

@@ -14,7 +14,7 @@ use super::serve::Ends;
 use super::table::ServicePort;
 
 /// A client that has said nothing for so long waits for the server to speak first: not HTTP.
-const SNIFF: Duration = Duration::from_millis(50);
+const SNIFF: Duration = Duration::from_millis(100);
 /// What HTTP requests begin with; the last is HTTP/2 with prior knowledge.
 const METHODS: [&[u8]; 10] = [
     b"GET ",

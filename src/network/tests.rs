@@ -385,6 +385,9 @@ async fn guests_call_services_pods_and_themselves_and_nobody_else() {
     let error = |url: &'static str| guest(&network, front_at.ip(), url);
     assert!(matches!(error("http://cart:81/").await, Err(OutboundError::Refused(_))));
     assert!(matches!(error("http://example.com/").await, Err(OutboundError::Denied(_))));
+    assert!(matches!(error("http://carrt/").await, Err(OutboundError::UnknownHost(_))));
+    assert!(matches!(error("http://cart.shop.svc.cluster.local./").await, Err(OutboundError::Refused(_))));
+    assert!(matches!(error("http://cart.blog.svc.cluster.local/").await, Err(OutboundError::UnknownHost(_))));
     assert!(matches!(error("http://192.0.2.1/").await, Err(OutboundError::Denied(_))));
     assert!(matches!(error("https://cart/").await, Err(OutboundError::Failed(_))));
     assert!(matches!(error("/relative").await, Err(OutboundError::UnknownHost(_))));
