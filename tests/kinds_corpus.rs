@@ -4,11 +4,12 @@
 //! which the API server calls them, and the outcome is compared: the object with its defaults, the
 //! errors word for word, or the cells of the table.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use coracle::kinds::field::Errors;
 use coracle::kinds::meta::{self, Stamp};
-use coracle::kinds::service::allocate::{NODE_PORTS, Pool, allocate};
+use coracle::kinds::service::allocate::{Numbers, allocate};
 use coracle::kinds::{KINDS, Kind};
 use serde_json::{Value, json};
 
@@ -71,6 +72,27 @@ fn kind_of(path: &str) -> Option<&'static dyn Kind> {
     COVERED.contains(&plural).then_some(*found)
 }
 
+/// Numbers of which every Service may have the same: they are symbols in the record anyway.
+struct Plenty;
+
+impl Numbers for Plenty {
+    fn take_ip(&mut self) -> Option<Ipv4Addr> {
+        Some(Ipv4Addr::new(127, 96, 0, 9))
+    }
+
+    fn take_this_ip(&mut self, _: IpAddr) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn take_port(&mut self) -> Option<u16> {
+        Some(30_000)
+    }
+
+    fn take_this_port(&mut self, _: i64) -> Result<(), String> {
+        Ok(())
+    }
+}
+
 /// What the API server does to an object before it stores it.
 fn create(kind: &dyn Kind, body: &Value) -> (Value, Errors) {
     let info = kind.info();
@@ -83,14 +105,13 @@ fn create(kind: &dyn Kind, body: &Value) -> (Value, Errors) {
     kind.default(&mut object);
     let stamp = Stamp { now: jiff::Timestamp::UNIX_EPOCH, uid: "u".to_owned(), suffix: "abcde".to_owned() };
     meta::prepare_create(&mut object, &stamp);
-    kind.prepare_create(&mut object);
     if info.plural == "services" {
-        let pool = Pool::new("127.96.0.0/16".parse().expect("a CIDR"), NODE_PORTS);
-        let errors = allocate(&mut object, None, &pool, 1);
+        let errors = allocate(&mut object, None, &mut Plenty);
         if !errors.is_empty() {
             return (object, errors);
         }
     }
+    kind.prepare_create(&mut object);
     let mut errors = meta::validate_create(&object, info, kind.name_rule());
     errors.extend(kind.validate(&object));
     (object, errors)

@@ -124,16 +124,6 @@ impl Kind for EventV1 {
     fn selectable_names(&self) -> &'static [&'static str] {
         SELECTABLE
     }
-
-    fn to_storage(&self, object: Value) -> Value {
-        let mut stored = event::to_core(object);
-        Event.default(&mut stored);
-        stored
-    }
-
-    fn from_storage(&self, object: Value) -> Value {
-        event::to_v1(object)
-    }
 }
 
 static SELECTABLE: &[&str] = &[
@@ -193,11 +183,12 @@ mod tests {
     #[test]
     fn a_whole_event_is_valid_and_is_stored_in_the_core_form() {
         assert_eq!(EventV1.validate(&scheduled()), Errors::default());
-        let stored = EventV1.to_storage(scheduled());
+        let mut stored = event::to_core(scheduled());
+        Event.default(&mut stored);
         assert_eq!(stored["apiVersion"], "v1");
         assert_eq!(stored["message"], "hello");
         assert_eq!(stored["involvedObject"]["name"], "p");
-        assert_eq!(EventV1.from_storage(stored), scheduled());
+        assert_eq!(event::to_v1(stored), scheduled());
     }
 
     #[test]

@@ -190,18 +190,6 @@ pub trait Kind: Send + Sync + 'static {
         &[]
     }
 
-    /// The form in which the store keeps `object`; for all kinds but Event's newer view the form it has.
-    /// The API server applies it to what it writes, after validation.
-    fn to_storage(&self, object: Value) -> Value {
-        object
-    }
-
-    /// The inverse of `to_storage`: what this kind shows of a stored object. The API server applies
-    /// it to everything it reads, watch events included.
-    fn from_storage(&self, object: Value) -> Value {
-        object
-    }
-
     /// A deprecated kind's text for the `Warning: 299` header of every answer, reads included.
     fn deprecation(&self) -> Option<&'static str> {
         None

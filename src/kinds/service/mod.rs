@@ -1,10 +1,8 @@
 //! Service of `v1`: one name and address for many pods.
 //!
 //! Three parts: this file has the defaults, what an update may leave out, and the columns;
-//! `validate` the rules; [`allocate`] the choice of cluster IPs and node ports. The choice is pure
-//! too: it is given what is taken, and fills the object in. The API server calls it on every create
-//! and update, after `prepare_create` or `prepare_update` and before `validate`, under one lock for
-//! all Services.
+//! `validate` the rules; [`allocate`] which cluster IP and node ports it needs. The API server calls
+//! that on every create and update, with the numbers that it keeps.
 
 pub mod allocate;
 mod change;
