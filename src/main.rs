@@ -1,1 +1,5 @@
-fn main() {}
+//! The `coracle` command: arguments in, exit code out.
+
+fn main() -> std::process::ExitCode {
+    coracle::cli::main()
+}

@@ -1,16 +1,27 @@
 //! Whether a user may do what a request asks: upstream's 403 where not.
 
-use super::{MASTERS, User};
+use super::{AUTHENTICATED, MASTERS, User, nodes};
 use crate::apiserver::status::ApiError;
 use crate::apiserver::target::Target;
 
 /// Paths that tell nothing about anybody: everyone may read them, as upstream's `system:public-info-viewer`.
 const PUBLIC: &[&str] = &["/healthz", "/livez", "/readyz", "/version", "/version/"];
 
+/// Paths that tell what the API can do: everyone who is known may read them, as upstream's `system:discovery`.
+const DISCOVERY: &[&str] = &["/api", "/apis", "/openapi"];
+
+/// Whether `path` is `root` or below it.
+fn is_below(path: &str, root: &str) -> bool {
+    path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// Lets `user` do what `target` says, or refuses in upstream's words.
 pub fn authorize(user: &User, target: &Target) -> Result<(), ApiError> {
     let public = !target.is_resource() && target.verb == "get" && PUBLIC.contains(&target.path.as_str());
-    if user.in_group(MASTERS) || public { Ok(()) } else { Err(denied(user, target)) }
+    let discovery = !target.is_resource() && target.verb == "get" && user.in_group(AUTHENTICATED);
+    let discovery = discovery && DISCOVERY.iter().any(|root| is_below(&target.path, root));
+    let own = user.node().is_some_and(|node| nodes::allows(node, target));
+    if user.in_group(MASTERS) || public || discovery || own { Ok(()) } else { Err(denied(user, target)) }
 }
 
 fn denied(user: &User, target: &Target) -> ApiError {

@@ -6,6 +6,7 @@
 //! their client was built with.
 
 pub mod authorize;
+mod nodes;
 pub mod pki;
 pub mod tokens;
 

@@ -50,7 +50,7 @@ use self::linker::Linkers;
 use super::{Image, ImageError, ImageSource, Runtime, Sandbox, SandboxSpec, StartError};
 
 /// The engine's version: the one this crate was built with.
-const ENGINE_VERSION: &str = "48.0.8";
+pub const ENGINE_VERSION: &str = "48.0.8";
 
 /// What the host is made with.
 #[derive(Debug, Clone)]

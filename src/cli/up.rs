@@ -1,0 +1,132 @@
+//! `coracle up`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use tokio_util::sync::CancellationToken;
+
+use super::progress::Progress;
+use super::{apply, block_on};
+use crate::app::kubeconfig;
+use crate::app::supervisor::Notice;
+use crate::app::up::{LocalCluster, Stage, UpConfig};
+
+/// How long the applied deployments may take to become available before the user is told.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Start a whole cluster on this machine and keep it running until Ctrl-C.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Everything is kept under the data directory; started again, the cluster comes back as it was.")]
+pub struct Args {
+    /// Apply these manifests once the cluster is ready: a file or a directory; may be given several times.
+    #[arg(short, long, value_name = "FILE")]
+    file: Vec<PathBuf>,
+    /// How many node processes to run.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
+    nodes: u16,
+    /// Where all state is kept.
+    #[arg(long, value_name = "DIR", default_value_os_t = default_data_dir())]
+    data_dir: PathBuf,
+    /// Where the Kubernetes API listens.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:6443")]
+    api_addr: SocketAddr,
+    /// Where Ingress traffic comes in.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
+    ingress_addr: SocketAddr,
+    /// The kubeconfig that gets the context "coracle" [default: $KUBECONFIG or ~/.kube/config].
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Where images are looked up: NAME:TAG is DIR/NAME/TAG.wasm.
+    #[arg(long, value_name = "DIR", default_value = "workloads/prebuilt")]
+    images: PathBuf,
+}
+
+/// `$XDG_DATA_HOME/coracle`, else `~/.local/share/coracle`.
+pub fn default_data_dir() -> PathBuf {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
+    let base = std::env::var_os("XDG_DATA_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from).or_else(home);
+    base.unwrap_or_default().join("coracle")
+}
+
+pub fn run(args: Args) -> Result<()> {
+    crate::telemetry::start("warn,kube_client=off");
+    let config = UpConfig {
+        nodes: args.nodes,
+        data_dir: std::path::absolute(args.data_dir)?,
+        api_addr: args.api_addr,
+        ingress_addr: args.ingress_addr,
+        kubeconfig: args.kubeconfig.map_or_else(kubeconfig::default_path, Ok)?,
+        images: std::path::absolute(args.images)?,
+    };
+    let manifests = args.file;
+    block_on(1, async move {
+        let stop = crate::app::stop_on_signal()?;
+        // A bad manifest is better found before anything is started than after.
+        let objects = apply::read_files(&manifests)?;
+        let started = Instant::now();
+        let progress = Progress::new();
+        let mut cluster = LocalCluster::start(&config, &stop, |stage| progress.say(words(stage))).await?;
+        progress.done();
+        println!("{}", ready_line(&config, started.elapsed()));
+        let result = tokio::select! {
+            applied = bring_in(&cluster, &objects, config.ingress_addr) => applied,
+            () = stop.cancelled() => Ok(()),
+        };
+        if result.is_ok() {
+            watch_over(&mut cluster, &stop).await;
+        }
+        cluster.stop().await;
+        result
+    })
+}
+
+fn words(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Server => "starting the server",
+        Stage::Nodes => "starting the nodes",
+    }
+}
+
+fn ready_line(config: &UpConfig, took: Duration) -> String {
+    let nodes = if config.nodes == 1 { "1 node".to_owned() } else { format!("{} nodes", config.nodes) };
+    format!(
+        "coracle is ready in {} ms: {nodes}, API https://{}, ingress http://{}, kubectl context \"coracle\"",
+        took.as_millis(),
+        config.api_addr,
+        config.ingress_addr
+    )
+}
+
+/// Applies the manifests, waits for what they deploy and says how to reach it.
+async fn bring_in(cluster: &LocalCluster, objects: &[apply::Manifest], ingress: SocketAddr) -> Result<()> {
+    for manifest in objects {
+        println!("{}", apply::apply(cluster.client(), manifest, None).await?);
+    }
+    let progress = Progress::new();
+    progress.say("waiting for the deployments");
+    let unavailable = apply::wait_until_available(cluster.client(), objects, PATIENCE).await?;
+    progress.done();
+    for what in unavailable {
+        println!("not available after {} s: {what}; ask  kubectl describe {what}", PATIENCE.as_secs());
+    }
+    for url in apply::ingress_urls(objects, ingress) {
+        println!("try:  curl {url}");
+    }
+    Ok(())
+}
+
+/// Tells what happens to the processes until the user stops the cluster.
+async fn watch_over(cluster: &mut LocalCluster, stop: &CancellationToken) {
+    loop {
+        let notice = tokio::select! { notice = cluster.notice() => notice, () = stop.cancelled() => break };
+        match notice {
+            Some(Notice::Ended { name, pid, how }) => println!("{name} (process {pid}) {how}"),
+            Some(Notice::Restarted { name, pid }) => println!("{name} started again (process {pid})"),
+            Some(Notice::CannotStart { name, error }) => println!("{name} cannot be started, trying again: {error}"),
+            None => break,
+        }
+    }
+    println!("stopping");
+}

@@ -1,0 +1,14 @@
+//! The binary as a user meets it: `coracle up`, stock kubectl, requests, and faults.
+//!
+//! Each test has a cluster of its own, on free ports, in a directory of its own. Waiting is always for a
+//! condition with a deadline.
+
+mod cli;
+mod faults;
+mod harness;
+mod healing;
+mod kubectl;
+mod oracle;
+mod rollout;
+mod shop;
+mod workloads;
