@@ -9,11 +9,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use coracle::kinds::{KINDS, Kind, field::Errors, meta};
+use coracle::kinds::schema::{self, conform::conform};
+use coracle::kinds::{KINDS, Kind, field::Errors, field::quote, meta};
 use serde_json::{Value, json};
 
 const NAMESPACE: &str = "nsnsns";
 const RUN: &str = "runrun";
+/// A uid that a scenario gives, and that the record numbers.
+const A_UID: &str = "11111111-2222-3333-4444-555555555555";
 
 /// The folders whose steps are about the rules of a kind.
 const FOLDERS: &[&str] = &["defaulting", "patch-json", "patch-merge", "subresources", "tables", "validation", "verbs"];
@@ -34,12 +37,12 @@ fn kind_of(group: &str, plural: &str) -> Option<&'static dyn Kind> {
 fn target(path: &str, accept: &str) -> Option<Target> {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let mut parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-    let group = match parts.first()? {
-        &"api" => {
+    let group = match *parts.first()? {
+        "api" => {
             parts.drain(..2);
             ""
         }
-        &"apis" if parts.len() > 3 => {
+        "apis" if parts.len() > 3 => {
             let group = parts[1];
             parts.drain(..3);
             group
@@ -59,6 +62,12 @@ fn target(path: &str, accept: &str) -> Option<Target> {
         table: accept == "table",
         dry_run: query.contains("dryRun=All"),
     })
+}
+
+/// What decoding makes of an object. The recorded steps that get so far have the right types.
+fn type_object(kind: &dyn Kind, object: &mut Value) {
+    let ty = schema::lookup(kind.info().schema).expect("every kind has a type");
+    conform(ty, object, &mut Vec::new()).expect("the record says that it was accepted");
 }
 
 /// What upstream's default admission plugins do to a pod, as far as the corpus shows it.
@@ -106,6 +115,8 @@ fn push(list: &mut Value, item: Value) {
 #[derive(Default)]
 struct World {
     objects: BTreeMap<(String, String), Value>,
+    /// What the last write told beside its answer.
+    warnings: Vec<String>,
 }
 
 /// What a step came to.
@@ -121,6 +132,7 @@ impl World {
         object["kind"] = info.kind.into();
         object["apiVersion"] =
             if info.group.is_empty() { info.version.into() } else { format!("{}/{}", info.group, info.version).into() };
+        type_object(kind, &mut object);
         meta::normalize(&mut object);
         if info.namespaced {
             object["metadata"]["namespace"] = NAMESPACE.into();
@@ -128,9 +140,15 @@ impl World {
         let now = jiff::Timestamp::now();
         meta::prepare_create(&mut object, &meta::Stamp { now, uid: "u".to_owned(), suffix: "abcde".to_owned() });
         kind.default(&mut object);
-        if info.kind == "Pod" {
-            admit_pod(&mut object);
+        match info.kind {
+            "Pod" => admit_pod(&mut object),
+            "Node" => push(
+                &mut object["spec"]["taints"],
+                json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}),
+            ),
+            _ => {}
         }
+        self.warnings.extend(kind.warnings(&object, None));
         kind.prepare_create(&mut object);
         let mut errors = meta::validate_create(&object, info, kind.name_rule());
         errors.extend(kind.validate(&object));
@@ -145,6 +163,7 @@ impl World {
 
     fn update(&mut self, target: &Target, old: &Value, mut new: Value) -> Answer {
         let kind = target.kind;
+        type_object(kind, &mut new);
         meta::normalize(&mut new);
         meta::prepare_update(&mut new, old);
         kind.default(&mut new);
@@ -156,13 +175,16 @@ impl World {
         if target.subresource == "status" {
             kind.prepare_status_update(&mut new, &old);
             errors = meta::validate_update(&new, &old);
+            errors.extend(errors.clone());
             errors.extend(kind.validate_status_update(&new, &old));
         } else {
             if kind.info().kind == "Pod" {
                 admit_tolerations(&mut new);
             }
             kind.prepare_update(&mut new, &old);
+            self.warnings.extend(kind.warnings(&new, Some(&old)));
             errors = meta::validate_update(&new, &old);
+            errors.extend(errors.clone());
             errors.extend(kind.validate_update(&new, &old));
         }
         if !errors.is_empty() {
@@ -182,7 +204,13 @@ impl World {
         let key = (target.kind.info().plural.to_owned(), target.name.clone());
         let whole = answer["metadata"].is_object() && answer["kind"] == target.kind.info().kind;
         if whole {
-            let text = answer.to_string().replace("<ns>", NAMESPACE).replace("<run>", RUN).replace("<rand>", "zzzzz");
+            let text = answer
+                .to_string()
+                .replace("<ns>", NAMESPACE)
+                .replace("<run>", RUN)
+                .replace("<rand>", "zzzzz")
+                .replace("<time>", "2026-01-01T00:00:00Z")
+                .replace("<microtime>", "2026-01-01T00:00:00.000000Z");
             self.objects.insert(key, serde_json::from_str(&text).expect("was JSON before"));
         } else {
             self.objects.remove(&key);
@@ -190,6 +218,7 @@ impl World {
     }
 
     fn step(&mut self, step: &Value, target: &Target) -> Answer {
+        self.warnings = target.kind.deprecation().map(str::to_owned).into_iter().collect();
         let method = step["method"].as_str().unwrap_or("GET");
         let known = self.objects.get(&(target.kind.info().plural.to_owned(), target.name.clone())).cloned();
         let sent = match &step["body"] {
@@ -274,7 +303,7 @@ fn strings(value: &Value) -> Vec<&str> {
 
 /// What a server may choose, as the records write it.
 fn symbols(text: &str) -> String {
-    text.replace(NAMESPACE, "<ns>").replace(RUN, "<run>").replace("zzzzz", "<rand>")
+    text.replace(NAMESPACE, "<ns>").replace(RUN, "<run>").replace("zzzzz", "<rand>").replace(A_UID, "<uid:17>")
 }
 
 /// What the server assigns and times are not compared.
@@ -321,6 +350,14 @@ fn compare_object(got: &Value, wanted: &Value, step: &Value, scenario: &Value) -
     let mut found = Vec::new();
     differences("", &wanted, &got, &mut found);
     if found.is_empty() { Ok(()) } else { Err(found.join("\n     ")) }
+}
+
+/// Unknown fields are the decoder's to tell.
+fn compare_warnings(got: &[String], wanted: &Value) -> Result<(), String> {
+    let got: Vec<String> = got.iter().map(|text| format!("299 - {}", quote(text))).collect();
+    let mut wanted = strings(wanted);
+    wanted.retain(|text| !text.contains("unknown field"));
+    if got == wanted { Ok(()) } else { Err(format!("warnings: wanted {wanted:?}, got {got:?}")) }
 }
 
 /// Where two values differ, leaf by leaf.
@@ -376,18 +413,21 @@ fn play(name: &str, scenario: &Value, golden: &Value, only: &dyn Fn(&dyn Kind) -
             continue;
         };
         let code = recorded["code"].as_i64().unwrap_or(0);
+        let wanted = &recorded["body"];
+        let cause = &wanted["details"]["causes"][0]["field"];
+        let decoding = code == 422 && (cause.is_null() || cause == "patch");
         // What is decided before or after the rules of a kind.
-        if !matches!(code, 200 | 201 | 422) || !step["until"].is_null() || !only(target.kind) {
+        if !matches!(code, 200 | 201 | 422) || decoding || !step["until"].is_null() || !only(target.kind) {
             continue;
         }
-        let wanted = &recorded["body"];
         let result = match world.step(step, &target) {
             Answer::Passed => {
                 world.adopt(step, &target, wanted);
                 continue;
             }
             Answer::Object(object) if target.table => compare_row(&object, &target, wanted),
-            Answer::Object(object) if code < 300 => compare_object(&object, wanted, step, scenario),
+            Answer::Object(object) if code < 300 => compare_object(&object, wanted, step, scenario)
+                .and_then(|()| compare_warnings(&world.warnings, &recorded["warnings"])),
             Answer::Object(_) => Err(format!("wanted {wanted}\n     got    no error")),
             Answer::Refused(errors) => compare_errors(&errors, wanted),
         };
@@ -429,8 +469,12 @@ fn play_all(only: &dyn Fn(&dyn Kind) -> bool) -> (usize, Vec<String>) {
 #[test]
 fn the_rules_give_the_recorded_answers() {
     let chosen = std::env::var("KINDS").unwrap_or_default();
-    let (compared, differences) =
-        play_all(&|kind: &dyn Kind| chosen.is_empty() || chosen.split(',').any(|name| name == kind.info().kind));
+    // Services get addresses from an allocator before they are checked: see `kinds_corpus.rs`.
+    let covered = |kind: &dyn Kind| match chosen.as_str() {
+        "" => kind.info().kind != "Service",
+        chosen => chosen.split(',').any(|name| name == kind.info().kind),
+    };
+    let (compared, differences) = play_all(&covered);
     assert!(differences.is_empty(), "{} of {compared} differ:\n{}", differences.len(), differences.join("\n"));
     assert!(compared > 100 || !chosen.is_empty(), "only {compared} steps were compared");
 }

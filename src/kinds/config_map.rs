@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::common::{same, text};
 use super::field::{Errors, Field, Reason};
+use super::meta;
 use super::{ALL_VERBS, Column, Kind, KindInfo, column, names, time};
 
 /// Upstream's limit on the values of one ConfigMap or Secret: one MiB.
@@ -61,7 +62,10 @@ impl Kind for ConfigMap {
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> Errors {
-        let mut errors = immutable_data(new, old, &["data", "binaryData"]);
+        let metadata = meta::validate_content(new);
+        let mut errors = metadata.clone();
+        errors.extend(immutable_data(new, old, &["data", "binaryData"]));
+        errors.extend(metadata);
         errors.extend(self.validate(new));
         errors
     }

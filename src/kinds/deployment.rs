@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::field::{Errors, Field, Reason, supported_values};
+use super::fill::{object, set_default, set_default_zero};
 use super::meta::{self, object_mut};
 use super::pod::defaults;
-use super::tidy::{object, set_default, set_default_zero};
 use super::{ALL_VERBS, Column, Kind, KindInfo, ScalePaths, Subresource, column};
 use super::{names, pod_template, time, workload};
 
@@ -56,14 +56,11 @@ impl Kind for Deployment {
         object_mut(deployment, "spec");
         defaults::template(&mut deployment["spec"]);
         let spec = object_mut(deployment, "spec");
-        spec.retain(|name, value| !value.is_null() && !(name == "minReadySeconds" && value.as_i64() == Some(0)));
-        spec.retain(|name, value| !(name == "paused" && value.as_bool() == Some(false)));
         set_default(spec, "replicas", 1);
         set_default(spec, "revisionHistoryLimit", 10);
         set_default(spec, "progressDeadlineSeconds", 600);
         set_default(spec, "strategy", json!({}));
         if let Some(strategy) = object(spec, "strategy") {
-            strategy.retain(|_, value| !value.is_null());
             set_default_zero(strategy, "type", "RollingUpdate");
             if strategy.get("type").and_then(Value::as_str) == Some("RollingUpdate") {
                 set_default(strategy, "rollingUpdate", json!({}));
@@ -73,7 +70,6 @@ impl Kind for Deployment {
                 }
             }
         }
-        workload::tidy_status(deployment, &[]);
     }
 
     fn prepare_create(&self, object: &mut Value) {
@@ -158,6 +154,10 @@ impl Kind for Deployment {
             status_replicas: "/status/replicas",
             selector: "/spec/selector",
         })
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        pod_template::warnings(new, old)
     }
 
     fn columns(&self) -> &'static [Column] {

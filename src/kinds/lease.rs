@@ -3,7 +3,6 @@
 use serde_json::Value;
 
 use super::field::{Errors, Field};
-use super::meta::object_mut;
 use super::{ALL_VERBS, Column, Kind, KindInfo, column};
 use super::{names, time, workload};
 
@@ -31,10 +30,6 @@ static COLUMNS: &[Column] =
 impl Kind for Lease {
     fn info(&self) -> &'static KindInfo {
         &INFO
-    }
-
-    fn default(&self, object: &mut Value) {
-        object_mut(object, "spec").retain(|_, value| !value.is_null());
     }
 
     fn validate(&self, object: &Value) -> Errors {

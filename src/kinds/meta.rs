@@ -259,6 +259,15 @@ fn validate_no_new_finalizers(errors: &mut Errors, new: &Field<'_>, old: &Field<
     }
 }
 
+/// What is checked of labels, annotations, owners and finalizers whenever an object is written.
+///
+/// Upstream looks at them in several layers on an update, and its answers list each finding as often.
+pub fn validate_content(object: &Value) -> Errors {
+    let mut errors = Errors::default();
+    validate_common(&mut errors, &Field::root(object).get("metadata"));
+    errors
+}
+
 fn validate_common(errors: &mut Errors, metadata: &Field<'_>) {
     validate_labels(errors, &metadata.get("labels"));
     validate_annotations(errors, &metadata.get("annotations"));

@@ -19,6 +19,7 @@ pub mod endpoints;
 pub mod event;
 pub mod event_v1;
 pub mod field;
+pub mod fill;
 pub mod ingress;
 pub mod ingress_class;
 pub mod lease;
@@ -28,6 +29,8 @@ pub mod namespace;
 pub mod node;
 pub mod pod;
 pub mod pod_template;
+#[cfg(test)]
+mod properties;
 pub mod quantity;
 pub mod replica_set;
 pub mod runtime_class;
@@ -36,7 +39,6 @@ pub mod secret;
 pub mod selector;
 pub mod service;
 pub mod service_account;
-pub mod tidy;
 pub mod time;
 pub mod workload;
 

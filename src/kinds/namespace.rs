@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::field::{Errors, Field};
+use super::fill::set_default_zero;
 use super::meta::{self, object_mut};
-use super::tidy::{fill_conditions, set_default_zero, tidy};
 use super::{Column, Kind, KindInfo, NameRule, Subresource, column};
 use super::{names, time};
 
@@ -39,12 +39,7 @@ impl Kind for Namespace {
 
     fn default(&self, object: &mut Value) {
         label_with_name(object);
-        object_mut(object, "spec").retain(|_, value| !meta::is_empty(value));
-        object_mut(object, "status");
-        tidy(&mut object["status"], "status");
-        let status = object_mut(object, "status");
-        set_default_zero(status, "phase", "Active");
-        fill_conditions(status, &["lastTransitionTime"]);
+        set_default_zero(object_mut(object, "status"), "phase", "Active");
     }
 
     /// The finalizer keeps a namespace until everything in it is gone.
@@ -82,11 +77,6 @@ impl Kind for Namespace {
             meta::validate_standard_finalizer(&mut errors, &at);
         }
         errors
-    }
-
-    /// The main endpoint takes the finalizers as they were.
-    fn validate_update(&self, _new: &Value, _old: &Value) -> Errors {
-        Errors::default()
     }
 
     fn validate_status_update(&self, new: &Value, _old: &Value) -> Errors {

@@ -3,10 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::field::{Errors, Field, Reason};
+use super::fill::set_default;
 use super::meta::{self, object_mut};
 use super::pod::{resources, scheduling};
 use super::quantity;
-use super::tidy::{fill_conditions, object, set_default, tidy};
 use super::{ALL_VERBS, Column, Kind, KindInfo, Subresource, column};
 use super::{names, time};
 
@@ -47,55 +47,21 @@ static COLUMNS: &[Column] = &[
     column("Container-Runtime", "string", "", 1),
 ];
 
-const NOT_READY_TAINT: &str = "node.kubernetes.io/not-ready";
-
-/// What a node says of itself; written although unknown.
-const NODE_INFO: [&str; 10] = [
-    "architecture",
-    "bootID",
-    "containerRuntimeVersion",
-    "kernelVersion",
-    "kubeProxyVersion",
-    "kubeletVersion",
-    "machineID",
-    "operatingSystem",
-    "osImage",
-    "systemUUID",
-];
-
 impl Kind for Node {
     fn info(&self) -> &'static KindInfo {
         &INFO
     }
 
     fn default(&self, object: &mut Value) {
-        object_mut(object, "spec");
-        tidy(&mut object["spec"], "spec");
         pod_cidrs(object_mut(object, "spec"));
-        object_mut(object, "status");
-        tidy(&mut object["status"], "status");
         let status = object_mut(object, "status");
-        if !status.contains_key("allocatable")
-            && let Some(capacity) = status.get("capacity").cloned()
-        {
-            status.insert("allocatable".to_owned(), capacity);
-        }
         for list in ["capacity", "allocatable"] {
             if let Some(list) = status.get_mut(list) {
                 quantity::normalize_list(list);
             }
         }
-        always_written(status);
-        fill_conditions(status, &["lastHeartbeatTime", "lastTransitionTime"]);
-    }
-
-    /// A node that nobody has seen ready yet takes no pods.
-    fn prepare_create(&self, object: &mut Value) {
-        let taints = object_mut(object, "spec").entry("taints").or_insert_with(|| json!([]));
-        let Some(taints) = taints.as_array_mut() else { return };
-        let not_ready = |taint: &Value| taint["key"] == NOT_READY_TAINT && taint["effect"] == "NoSchedule";
-        if !taints.iter().any(not_ready) {
-            taints.push(json!({"key": NOT_READY_TAINT, "effect": "NoSchedule"}));
+        if let Some(capacity) = status.get("capacity").cloned() {
+            set_default(status, "allocatable", capacity);
         }
     }
 
@@ -116,8 +82,9 @@ impl Kind for Node {
         errors
     }
 
+    /// The new node as a whole, then what changed; what is wrong with both is told twice, as upstream does.
     fn validate_update(&self, new: &Value, old: &Value) -> Errors {
-        let mut errors = Errors::default();
+        let mut errors = self.validate(new);
         let (new, old) = (Field::root(new), Field::root(old));
         let addresses = new.get("status").get("addresses");
         for (i, address) in addresses.items().enumerate() {
@@ -181,8 +148,8 @@ impl Kind for Node {
 }
 
 fn status_text(node: &Value) -> String {
-    let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
-    let ready = conditions.filter(|condition| condition["type"] == "Ready").last();
+    let mut conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+    let ready = conditions.rfind(|condition| condition["type"] == "Ready");
     let text = match ready.map(|condition| condition["status"] == "True") {
         Some(true) => "Ready",
         Some(false) => "NotReady",
@@ -266,23 +233,6 @@ fn validate_amounts(errors: &mut Errors, status: &Field<'_>) {
     for list in ["capacity", "allocatable"] {
         for (name, amount) in status.get(list).entries() {
             resources::amount(errors, &amount, name);
-        }
-    }
-}
-
-/// The structs of a status that are written even when empty.
-fn always_written(status: &mut Map<String, Value>) {
-    set_default(status, "daemonEndpoints", json!({}));
-    if let Some(endpoints) = object(status, "daemonEndpoints") {
-        set_default(endpoints, "kubeletEndpoint", json!({}));
-        if let Some(endpoint) = object(endpoints, "kubeletEndpoint") {
-            set_default(endpoint, "Port", 0);
-        }
-    }
-    set_default(status, "nodeInfo", json!({}));
-    if let Some(info) = object(status, "nodeInfo") {
-        for name in NODE_INFO {
-            set_default(info, name, "");
         }
     }
 }

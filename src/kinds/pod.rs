@@ -15,6 +15,7 @@ pub mod spec;
 mod status;
 mod update;
 mod volume;
+pub mod warnings;
 
 use serde_json::{Map, Value, json};
 
@@ -127,6 +128,13 @@ impl Kind for Pod {
         let mut errors = Errors::default();
         status::validate(&mut errors, new, old);
         errors
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        match old {
+            Some(old) if meta::same(&new["spec"], &old["spec"]) => Vec::new(),
+            _ => warnings::of(&Field::root(new).get("spec")),
+        }
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::field::{Errors, Field, Reason};
 use super::pod::spec::{self, Context};
+use super::pod::warnings;
 use super::{meta, selector, workload};
 
 const NO_MATCH: &str = "`selector` does not match template `labels`";
@@ -84,5 +85,13 @@ pub fn validate_selector_update(errors: &mut Errors, new: &Value, old: &Value) {
     let (new, old) = (Field::root(new).get("spec").get("selector"), &old["spec"]["selector"]);
     if !meta::same(new.value, old) {
         errors.push_text(Reason::Invalid, &new.path, selector_text(new.value), "field is immutable");
+    }
+}
+
+/// The warnings of a workload's template, unless it is what it was.
+pub fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    match old {
+        Some(old) if meta::same(&new["spec"]["template"], &old["spec"]["template"]) => Vec::new(),
+        _ => warnings::of(&Field::root(new).get("spec").get("template").get("spec")),
     }
 }

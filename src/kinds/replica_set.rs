@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::field::{Errors, Field};
+use super::fill::set_default;
 use super::meta::{self, object_mut};
 use super::pod::defaults;
-use super::tidy::set_default;
 use super::{ALL_VERBS, Column, Kind, KindInfo, ScalePaths, Subresource, column};
 use super::{pod_template, time, workload};
 
@@ -56,9 +56,7 @@ impl Kind for ReplicaSet {
         object_mut(object, "spec");
         defaults::template(&mut object["spec"]);
         let spec = object_mut(object, "spec");
-        spec.retain(|name, value| !value.is_null() && !(name == "minReadySeconds" && value.as_i64() == Some(0)));
         set_default(spec, "replicas", 1);
-        workload::tidy_status(object, &["replicas"]);
     }
 
     fn prepare_create(&self, object: &mut Value) {
@@ -125,6 +123,10 @@ impl Kind for ReplicaSet {
             status_replicas: "/status/replicas",
             selector: "/spec/selector",
         })
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        pod_template::warnings(new, old)
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -3,7 +3,6 @@
 use serde_json::{Map, Value};
 
 use super::field::{Errors, Field};
-use super::tidy;
 
 /// `matchLabels` and `matchExpressions` as one selector string; `<none>` for no selector at all.
 ///
@@ -42,20 +41,6 @@ pub fn containers_text(pod_spec: &Value) -> (String, String) {
         containers.map(|container| container[field].as_str().unwrap_or("")).collect::<Vec<_>>().join(",")
     };
     (joined("name"), joined("image"))
-}
-
-/// Drops counts of zero from a status, but for those in `kept`, which are written always.
-pub fn tidy_status(object: &mut Value, kept: &[&str]) {
-    let status = super::meta::object_mut(object, "status");
-    let mut whole = Value::Object(std::mem::take(status));
-    tidy::tidy(&mut whole, "status");
-    if let Value::Object(map) = whole {
-        *status = map;
-    }
-    status.retain(|name, value| kept.contains(&name.as_str()) || value.as_i64() != Some(0));
-    for name in kept {
-        tidy::set_default(status, name, 0);
-    }
 }
 
 /// Whether a LabelSelector selects these labels. An invalid requirement selects nothing.

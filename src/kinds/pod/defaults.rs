@@ -5,9 +5,9 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::kinds::fill::{object, objects, set_default, set_default_zero};
 use crate::kinds::meta::object_mut;
 use crate::kinds::quantity;
-use crate::kinds::tidy::{object, objects, set_default, set_default_zero, tidy};
 
 /// Mode 0644, in the decimal that JSON has.
 const FILE_MODE: i64 = 420;
@@ -15,7 +15,7 @@ const TOKEN_SECONDS: i64 = 3600;
 
 const CONTAINER_LISTS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
 
-/// A whole pod: its spec, and what its status always shows.
+/// A whole pod.
 pub fn pod(object: &mut Value) {
     {
         let spec = object_mut(object, "spec");
@@ -37,23 +37,17 @@ pub fn pod(object: &mut Value) {
 pub fn template(owner_spec: &mut Value) {
     object_mut(owner_spec, "template");
     let template = &mut owner_spec["template"];
-    let metadata = object_mut(template, "metadata");
-    metadata.retain(|_, value| !crate::kinds::meta::is_empty(value));
+    object_mut(template, "metadata");
     pod_spec(object_mut(template, "spec"));
 }
 
 /// What pods and templates have in common.
 pub fn pod_spec(spec: &mut Map<String, Value>) {
-    let mut whole = Value::Object(std::mem::take(spec));
-    tidy(&mut whole, "spec");
-    if let Value::Object(map) = whole {
-        *spec = map;
-    }
-    set_default(spec, "dnsPolicy", "ClusterFirst");
-    set_default(spec, "restartPolicy", "Always");
+    set_default_zero(spec, "dnsPolicy", "ClusterFirst");
+    set_default_zero(spec, "restartPolicy", "Always");
     set_default(spec, "securityContext", json!({}));
     set_default(spec, "terminationGracePeriodSeconds", 30);
-    set_default(spec, "schedulerName", "default-scheduler");
+    set_default_zero(spec, "schedulerName", "default-scheduler");
     service_account(spec);
     if let Some(overhead) = spec.get_mut("overhead") {
         quantity::normalize_list(overhead);
@@ -82,19 +76,19 @@ pub fn service_account(spec: &mut Map<String, Value>) {
 fn container(container: &mut Map<String, Value>) {
     let image = container.get("image").and_then(Value::as_str).unwrap_or("");
     let policy = pull_policy(image);
-    set_default(container, "imagePullPolicy", policy);
-    set_default(container, "terminationMessagePath", "/dev/termination-log");
-    set_default(container, "terminationMessagePolicy", "File");
+    set_default_zero(container, "imagePullPolicy", policy);
+    set_default_zero(container, "terminationMessagePath", "/dev/termination-log");
+    set_default_zero(container, "terminationMessagePolicy", "File");
     set_default(container, "resources", json!({}));
     if let Some(resources) = object(container, "resources") {
         resource_lists(resources);
     }
     for port in objects(container, "ports") {
-        set_default(port, "protocol", "TCP");
+        set_default_zero(port, "protocol", "TCP");
     }
     for variable in objects(container, "env") {
         if let Some(reference) = object(variable, "valueFrom").and_then(|from| object(from, "fieldRef")) {
-            set_default(reference, "apiVersion", "v1");
+            set_default_zero(reference, "apiVersion", "v1");
         }
         let resource = object(variable, "valueFrom").and_then(|from| object(from, "resourceFieldRef"));
         if let Some(reference) = resource {
@@ -227,7 +221,7 @@ fn projection(source: &mut Map<String, Value>) {
 
 fn downward_file(file: &mut Map<String, Value>) {
     if let Some(reference) = object(file, "fieldRef") {
-        set_default(reference, "apiVersion", "v1");
+        set_default_zero(reference, "apiVersion", "v1");
     }
     if let Some(reference) = object(file, "resourceFieldRef") {
         divisor(reference);
@@ -256,63 +250,19 @@ fn host_ports(container: &mut Map<String, Value>) {
     }
 }
 
-/// What a status always shows of containers and conditions, and the two notations of addresses.
+/// The two notations of addresses agree: `podIP` is the first of `podIPs`.
 pub fn status(status: &mut Map<String, Value>) {
-    let mut whole = Value::Object(std::mem::take(status));
-    tidy(&mut whole, "status");
-    if let Value::Object(map) = whole {
-        *status = map;
-    }
-    crate::kinds::tidy::fill_conditions(status, &["lastProbeTime", "lastTransitionTime"]);
-    for list in ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"] {
-        objects(status, list).for_each(container_status);
-    }
-    if !status.contains_key("podIPs")
-        && let Some(ip) = status.get("podIP").cloned()
-    {
-        status.insert("podIPs".to_owned(), json!([{ "ip": ip }]));
-    } else if let Some(ip) = status.get("podIPs").and_then(|ips| ips.pointer("/0/ip")).cloned() {
-        match status.get("podIP") {
-            // The single address is the one that old clients know to set: it wins.
-            Some(single) if *single != ip => {
-                let single = single.clone();
-                status.insert("podIPs".to_owned(), json!([{ "ip": single }]));
-            }
-            _ => {
-                status.insert("podIP".to_owned(), ip);
-            }
+    let single = status.get("podIP").filter(|ip| ip.as_str().is_some_and(|ip| !ip.is_empty())).cloned();
+    let first = status.get("podIPs").and_then(|ips| ips.pointer("/0/ip")).cloned();
+    match (single, first) {
+        // The single address is the one that old clients know to set: it wins.
+        (Some(single), first) if first.as_ref() != Some(&single) => {
+            status.insert("podIPs".to_owned(), json!([{ "ip": single }]));
         }
-    }
-}
-
-fn container_status(status: &mut Map<String, Value>) {
-    for (name, empty) in [
-        ("image", json!("")),
-        ("imageID", json!("")),
-        ("lastState", json!({})),
-        ("name", json!("")),
-        ("ready", json!(false)),
-        ("restartCount", json!(0)),
-        ("state", json!({})),
-    ] {
-        set_default(status, name, empty);
-    }
-    for state in ["state", "lastState"] {
-        let Some(state) = object(status, state) else { continue };
-        if let Some(running) = object(state, "running") {
-            running.entry("startedAt").or_insert(Value::Null);
+        (None, Some(first)) => {
+            status.insert("podIP".to_owned(), first);
         }
-        if let Some(terminated) = object(state, "terminated") {
-            set_default(terminated, "exitCode", 0);
-            for time in ["startedAt", "finishedAt"] {
-                terminated.entry(time).or_insert(Value::Null);
-            }
-        }
-    }
-    for list in ["allocatedResources"] {
-        if let Some(list) = status.get_mut(list) {
-            quantity::normalize_list(list);
-        }
+        _ => {}
     }
 }
 
@@ -359,12 +309,8 @@ mod tests {
         let mut value = json!({"podIP": "10.0.0.1"});
         status(value.as_object_mut().expect("an object"));
         assert_eq!(value["podIPs"], json!([{"ip": "10.0.0.1"}]));
-        let mut value = json!({"podIPs": [{"ip": "10.0.0.2"}], "containerStatuses": [{"name": "c"}]});
+        let mut value = json!({"podIPs": [{"ip": "10.0.0.2"}]});
         status(value.as_object_mut().expect("an object"));
         assert_eq!(value["podIP"], "10.0.0.2");
-        assert_eq!(
-            value["containerStatuses"][0],
-            json!({"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": {}, "lastState": {}})
-        );
     }
 }
