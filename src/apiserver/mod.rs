@@ -16,6 +16,7 @@ mod bootstrap;
 pub mod codec;
 pub mod discovery;
 mod documents;
+mod expiry;
 pub mod health;
 mod hooks;
 pub mod join;
@@ -127,6 +128,7 @@ impl ApiServer {
             shutdown: CancellationToken::new(),
         }));
         bootstrap::run(&server).await?;
+        tokio::spawn(expiry::run(server.clone()));
         Ok(server)
     }
 

@@ -1,5 +1,6 @@
 //! The API through its public face: requests into the router, answers out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -12,7 +13,8 @@ use tower::ServiceExt;
 
 use super::auth::User;
 use super::{ApiConfig, ApiServer};
-use crate::store::MemoryStore;
+use crate::kinds::{KINDS, Kind};
+use crate::store::{MemoryStore, Retention, Store as _};
 
 /// How long a test waits for what must happen.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -24,8 +26,11 @@ struct Api {
 
 impl Api {
     async fn start() -> Self {
-        let store = std::sync::Arc::new(MemoryStore::new());
-        Self { server: ApiServer::start(ApiConfig::new(store)).await.expect("the server starts") }
+        Self::over(MemoryStore::new()).await
+    }
+
+    async fn over(store: MemoryStore) -> Self {
+        Self { server: ApiServer::start(ApiConfig::new(Arc::new(store))).await.expect("the server starts") }
     }
 
     fn router(&self) -> Router {
@@ -123,6 +128,256 @@ async fn a_watch_tells_what_enters_and_leaves_its_selector() {
     let types: Vec<&str> = events.iter().filter_map(|e| e["type"].as_str()).collect();
     assert_eq!(types, ["DELETED", "ADDED", "DELETED"]);
     assert_eq!(events[0]["object"]["metadata"]["labels"]["app"], "x", "as it last was for this watcher");
+}
+
+/// A valid object of each kind; a kind that is missing here fails the test that walks the table.
+fn sample(kind: &dyn Kind) -> Value {
+    let pod = json!({"containers": [{"name": "c", "image": "hello:1"}]});
+    let workload = json!({
+        "selector": {"matchLabels": {"app": "a"}},
+        "template": {"metadata": {"labels": {"app": "a"}}, "spec": pod},
+    });
+    let rest = match (kind.info().group, kind.info().plural) {
+        ("", "pods") => json!({"spec": pod}),
+        ("", "services") => json!({"spec": {"ports": [{"port": 80}]}}),
+        ("", "events") => json!({"involvedObject": {"namespace": "default"}}),
+        ("events.k8s.io", "events") => json!({
+            "regarding": {"namespace": "default"}, "eventTime": "2026-01-01T00:00:00.000000Z", "action": "Do",
+            "reason": "Why", "type": "Normal", "reportingController": "example.com/c", "reportingInstance": "i",
+        }),
+        ("apps", _) => json!({"spec": workload}),
+        ("discovery.k8s.io", _) => json!({"addressType": "IPv4", "endpoints": []}),
+        ("networking.k8s.io", "ingresses") => {
+            json!({"spec": {"defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}}})
+        }
+        ("networking.k8s.io", "ingressclasses") => json!({"spec": {"controller": "example.com/c"}}),
+        ("node.k8s.io", _) => json!({"handler": "h"}),
+        ("" | "coordination.k8s.io", _) => json!({}),
+        other => panic!("add a sample for {other:?}"),
+    };
+    let mut object = json!({"metadata": {"name": "sample", "labels": {"sample": "yes"}}});
+    if let (Some(object), Some(rest)) = (object.as_object_mut(), rest.as_object()) {
+        object.extend(rest.clone());
+    }
+    object
+}
+
+fn collection(kind: &dyn Kind) -> String {
+    let info = kind.info();
+    let root = if info.group.is_empty() { "/api".to_owned() } else { format!("/apis/{}", info.group) };
+    let namespace = if info.namespaced { "/namespaces/default" } else { "" };
+    format!("{root}/{}{namespace}/{}", info.version, info.plural)
+}
+
+#[tokio::test]
+async fn every_kind_takes_every_verb() {
+    for kind in KINDS.iter().copied() {
+        let api = Api::start().await;
+        let all = collection(kind);
+        let one = format!("{all}/sample");
+        let selected = format!("{all}?labelSelector=sample%3Dyes");
+        let (code, dry) = api.post(&format!("{all}?dryRun=All"), sample(kind)).await;
+        assert_eq!(code, StatusCode::CREATED, "{all}: {dry}");
+        assert_eq!(api.get(&one).await.0, StatusCode::NOT_FOUND, "{all}: a dry run stores nothing");
+        let (code, made) = api.post(&all, sample(kind)).await;
+        assert_eq!(code, StatusCode::CREATED, "{all}: {made}");
+        assert_eq!(api.post(&all, sample(kind)).await.1["reason"], "AlreadyExists", "{all}");
+        assert_eq!(api.get(&one).await.1, made, "{all}");
+        let (_, list) = api.get(&selected).await;
+        assert_eq!(list["items"][0]["metadata"], made["metadata"], "{all}");
+        let (code, same) = api.send(Method::PUT, &one, "application/json", made.to_string()).await;
+        assert_eq!((code, &same), (StatusCode::OK, &made), "{all}: an update that changes nothing");
+        let (code, labelled) = api.merge(&one, json!({"metadata": {"annotations": {"a": "b"}}})).await;
+        assert_eq!((code, &labelled["metadata"]["annotations"]["a"]), (StatusCode::OK, &json!("b")), "{all}");
+        let events = api.watch(&format!("{selected}&watch=1"), 1).await;
+        assert_eq!(events[0], json!({"type": "ADDED", "object": labelled}), "{all}");
+        if kind.info().verbs.contains(&"deletecollection") {
+            assert_eq!(api.delete(&selected).await.0, StatusCode::OK, "{all}");
+        } else {
+            assert_eq!(api.delete(&selected).await.0, StatusCode::METHOD_NOT_ALLOWED, "{all}");
+            assert_eq!(api.delete(&one).await.0, StatusCode::OK, "{all}");
+            continue;
+        }
+        assert_eq!(api.get(&one).await.0, StatusCode::NOT_FOUND, "{all}");
+    }
+}
+
+#[tokio::test]
+async fn every_status_and_scale_has_its_endpoint() {
+    for kind in KINDS.iter().copied() {
+        let api = Api::start().await;
+        let all = collection(kind);
+        api.post(&all, sample(kind)).await;
+        for sub in kind.info().subresources {
+            let path = format!("{all}/sample/{}", sub.name);
+            let (code, got) = api.get(&path).await;
+            let wanted = if sub.verbs.contains(&"get") { StatusCode::OK } else { StatusCode::METHOD_NOT_ALLOWED };
+            assert_eq!(code, wanted, "{path}: {got}");
+            if sub.verbs.contains(&"patch") {
+                assert_eq!(api.merge(&path, json!({})).await.0, StatusCode::OK, "{path}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn initial_events_end_with_a_marked_bookmark() {
+    let api = Api::start().await;
+    let all = "/api/v1/namespaces/default/configmaps";
+    api.post(all, json!({"metadata": {"name": "c"}})).await;
+    let query = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let events = api.watch(&format!("{all}?{query}"), 2).await;
+    assert_eq!((&events[0]["type"], &events[1]["type"]), (&json!("ADDED"), &json!("BOOKMARK")));
+    assert_eq!(events[1]["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+}
+
+#[tokio::test]
+async fn history_that_is_gone_is_410_and_the_future_504() {
+    let retention = Retention { changes: 2, ..Retention::default() };
+    let api = Api::over(MemoryStore::with_retention(retention)).await;
+    let all = "/api/v1/namespaces/default/configmaps";
+    for name in ["a", "b", "c"] {
+        api.post(all, json!({"metadata": {"name": name}})).await;
+    }
+    let (_, page) = api.get(&format!("{all}?limit=1")).await;
+    let token = page["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(page["metadata"]["remainingItemCount"], 2);
+    for name in ["d", "e", "f"] {
+        api.post(all, json!({"metadata": {"name": name}})).await;
+    }
+    let (code, gone) = api.get(&format!("{all}?limit=1&continue={token}")).await;
+    assert_eq!((code, &gone["reason"]), (StatusCode::GONE, &json!("Expired")));
+    let fresh = gone["metadata"]["continue"].as_str().unwrap_or_default();
+    let (code, rest) = api.get(&format!("{all}?continue={fresh}")).await;
+    assert_eq!((code, rest["items"].as_array().map(Vec::len)), (StatusCode::OK, Some(5)), "{rest}");
+    let events = api.watch(&format!("{all}?watch=1&resourceVersion=1"), 1).await;
+    assert_eq!((&events[0]["type"], &events[0]["object"]["code"]), (&json!("ERROR"), &json!(410)));
+    for path in ["", "&watch=1"] {
+        let (code, status) = api.get(&format!("{all}?resourceVersion=999999{path}")).await;
+        assert_eq!((code, &status["reason"]), (StatusCode::GATEWAY_TIMEOUT, &json!("Timeout")));
+    }
+}
+
+#[tokio::test]
+async fn pages_show_one_version() {
+    let api = Api::start().await;
+    let all = "/api/v1/namespaces/default/configmaps";
+    for name in ["a", "b", "c"] {
+        api.post(all, json!({"metadata": {"name": name}})).await;
+    }
+    let (_, first) = api.get(&format!("{all}?limit=2")).await;
+    api.delete(&format!("{all}/c")).await;
+    let token = first["metadata"]["continue"].as_str().unwrap_or_default();
+    let (_, second) = api.get(&format!("{all}?limit=2&continue={token}")).await;
+    assert_eq!(second["items"][0]["metadata"]["name"], "c");
+    assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+}
+
+#[tokio::test]
+async fn a_scheduled_pod_goes_when_its_node_says_so() {
+    let api = Api::start().await;
+    let all = "/api/v1/namespaces/default/pods";
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "hello:1"}]}});
+    api.post(all, pod).await;
+    let binding = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}});
+    assert_eq!(api.post(&format!("{all}/p/binding"), binding).await.0, StatusCode::CREATED);
+    let (_, marked) = api.delete(&format!("{all}/p")).await;
+    assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 30);
+    let (_, shorter) = api.delete(&format!("{all}/p?gracePeriodSeconds=5")).await;
+    assert_eq!(shorter["metadata"]["deletionGracePeriodSeconds"], 5);
+    assert_eq!(api.delete(&format!("{all}/p?gracePeriodSeconds=0")).await.0, StatusCode::OK);
+    assert_eq!(api.get(&format!("{all}/p")).await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_namespace_is_finalized_by_its_controller() {
+    let api = Api::start().await;
+    let (_, made) = api.post("/api/v1/namespaces", json!({"metadata": {"name": "shop"}})).await;
+    let account = "/api/v1/namespaces/shop/serviceaccounts/default";
+    assert_eq!(api.get(account).await.0, StatusCode::OK, "a namespace comes with its account");
+    assert_eq!(api.delete("/api/v1/namespaces/shop").await.1["status"]["phase"], "Terminating");
+    let (code, refused) = api.post("/api/v1/namespaces/shop/configmaps", json!({"metadata": {"name": "c"}})).await;
+    assert_eq!(
+        (code, &refused["details"]["causes"][0]["reason"]),
+        (StatusCode::FORBIDDEN, &json!("NamespaceTerminating"))
+    );
+    let mut empty = made;
+    empty["spec"] = json!({});
+    empty["metadata"]["resourceVersion"] = Value::Null;
+    let path = "/api/v1/namespaces/shop/finalize";
+    assert_eq!(api.send(Method::PUT, path, "application/json", empty.to_string()).await.0, StatusCode::OK);
+    assert_eq!(api.get("/api/v1/namespaces/shop").await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn patches_at_once_lose_nothing() {
+    let api = Api::start().await;
+    let all = "/api/v1/namespaces/default/configmaps";
+    api.post(all, json!({"metadata": {"name": "c"}})).await;
+    let path = format!("{all}/c");
+    let patches = (0..32).map(|i| {
+        let (api, path) = (&api, &path);
+        async move { api.merge(path, json!({"data": {i.to_string(): "x"}})).await.0 }
+    });
+    let codes = futures::future::join_all(patches).await;
+    assert!(codes.iter().all(|code| *code == StatusCode::OK));
+    assert_eq!(api.get(&path).await.1["data"].as_object().map(serde_json::Map::len), Some(32));
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_413() {
+    let api = Api::start().await;
+    let body = "x".repeat(super::body::MAX_BODY_BYTES + 1);
+    let (code, status) = api.send(Method::POST, "/api/v1/namespaces", "application/json", body).await;
+    assert_eq!((code, &status["reason"]), (StatusCode::PAYLOAD_TOO_LARGE, &json!("RequestEntityTooLarge")));
+}
+
+#[tokio::test]
+async fn a_node_whose_presence_ends_becomes_unknown() {
+    let api = Api::start().await;
+    api.post("/api/v1/nodes", json!({"metadata": {"name": "n"}})).await;
+    let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+    api.merge("/api/v1/nodes/n/status", ready).await;
+    let (code, _) = api.send(Method::POST, "/coracle/v1/nodes/n/presence", "text/plain", "..bye".to_owned()).await;
+    assert_eq!(code, StatusCode::OK);
+    let (_, node) = api.get("/api/v1/nodes/n").await;
+    let condition = &node["status"]["conditions"][0];
+    assert_eq!((&condition["status"], &condition["reason"]), (&json!("Unknown"), &json!("NodeStatusUnknown")));
+}
+
+#[tokio::test]
+async fn logs_without_a_node_say_why() {
+    let api = Api::start().await;
+    let all = "/api/v1/namespaces/default/pods";
+    let pod =
+        json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]}});
+    api.post(all, pod).await;
+    let (code, status) = api.get(&format!("{all}/p/log")).await;
+    assert_eq!((code, &status["message"]), (StatusCode::NOT_FOUND, &json!("nodes \"n\" not found")));
+    assert_eq!(api.get(&format!("{all}/p/log?container=x")).await.0, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_restart_finds_everything_as_it_was() {
+    let store = Arc::new(MemoryStore::new());
+    let first = ApiServer::start(ApiConfig::new(store.clone())).await.expect("the server starts");
+    let revision = store.revision();
+    first.shutdown();
+    let second = Api { server: ApiServer::start(ApiConfig::new(store.clone())).await.expect("the server starts") };
+    assert_eq!(store.revision(), revision, "a second start writes nothing");
+    let (_, service) = second.get("/api/v1/namespaces/default/services/kubernetes").await;
+    assert_eq!(service["spec"]["clusterIP"], "127.96.0.1");
+    let wanted = json!({"metadata": {"name": "s"}, "spec": {"clusterIP": "127.96.0.1", "ports": [{"port": 80}]}});
+    let (code, status) = second.post("/api/v1/namespaces/default/services", wanted).await;
+    assert_eq!(code, StatusCode::UNPROCESSABLE_ENTITY, "{status}");
+}
+
+#[tokio::test]
+async fn a_stranger_is_refused() {
+    let api = Api::start().await;
+    let request = Request::get("/api/v1/pods").body(Body::empty()).expect("a request");
+    let response = api.server.router().oneshot(request).await.expect("a router never fails");
+    assert_eq!(response.status(), StatusCode::FORBIDDEN);
 }
 
 /// Serves the API over plain HTTP for `tests/oracle/replay.py`, at the address in `CORACLE_SERVE`, until

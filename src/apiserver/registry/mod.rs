@@ -103,21 +103,31 @@ impl Registry {
         }
         let reservation = self.allocator.on_create(kind, &mut object)?;
         let warnings = kind.warnings(&object, None);
-        for attempt in 1..=NAME_ATTEMPTS {
-            let mut named = object.clone();
-            let stored = self.create_once(kind, namespace, &mut named, dry_run).await;
-            match stored {
-                Err(error) if error.reason() == "AlreadyExists" && name.is_empty() && attempt < NAME_ATTEMPTS => {}
-                Err(error) => return Err(error),
-                Ok(stored) => {
-                    if !dry_run {
-                        reservation.keep();
-                    }
-                    return Ok(Written { stored, warnings, created: true });
-                }
+        let stored = if name.is_empty() {
+            self.create_with_new_name(kind, namespace, &object, dry_run).await?
+        } else {
+            self.create_once(kind, namespace, &mut object, dry_run).await?
+        };
+        if !dry_run {
+            reservation.keep();
+        }
+        Ok(Written { stored, warnings, created: true })
+    }
+
+    async fn create_with_new_name(
+        &self,
+        kind: &'static dyn Kind,
+        namespace: &str,
+        object: &Value,
+        dry_run: bool,
+    ) -> Result<Stored, ApiError> {
+        for _ in 1..NAME_ATTEMPTS {
+            match self.create_once(kind, namespace, &mut object.clone(), dry_run).await {
+                Err(error) if error.reason() == "AlreadyExists" => {}
+                result => return result,
             }
         }
-        Err(ApiError::internal("no free name was found"))
+        self.create_once(kind, namespace, &mut object.clone(), dry_run).await
     }
 
     async fn create_once(

@@ -17,6 +17,7 @@ use rand::Rng;
 use tokio::time::Instant;
 
 use super::Call;
+use crate::apiserver::ApiServer;
 use crate::apiserver::options::ListOptions;
 use crate::apiserver::registry::encoding::{self, Stored};
 use crate::apiserver::registry::store_error;
@@ -43,7 +44,7 @@ pub fn watch(call: &Call) -> Result<Response, ApiError> {
     let writer = Writer::new(call.kind, look, selector);
     let deadline = Instant::now() + timeout(&options);
     let stream = match begin(call, &options, version, writer)? {
-        Some(begun) => begun.into_stream(call.server.changes.clone(), deadline, options.allow_bookmarks),
+        Some(begun) => begun.into_stream(&call.server, deadline, options.allow_bookmarks),
         None => Stream::expired(version.unwrap_or(0), call.server.registry.store.revision()),
     };
     let mut response = Response::new(Body::from_stream(stream.into_chunks()));
@@ -70,9 +71,10 @@ struct Begun {
 }
 
 impl Begun {
-    fn into_stream(self, changes: shared::Changes, deadline: Instant, bookmarks: bool) -> Stream {
+    fn into_stream(self, server: &ApiServer, deadline: Instant, bookmarks: bool) -> Stream {
         let Self { watch, writer, initial, revision, mark_end } = self;
-        Stream::new(watch, writer, changes, deadline, bookmarks).with_initial(initial, revision, mark_end)
+        let (changes, stop) = (server.changes.clone(), server.shutdown.clone());
+        Stream::new(watch, writer, changes, stop, deadline, bookmarks).with_initial(initial, revision, mark_end)
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::event::{Writer, error_line};
 use super::shared::Changes;
@@ -29,6 +31,8 @@ struct Running {
     watch: Watch,
     writer: Writer,
     changes: Changes,
+    /// The server stops. Made once, so that a step costs no registration.
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
     initial: VecDeque<Stored>,
     /// The bookmark that ends the initial events, still to be sent.
     end_of_initial: Option<u64>,
@@ -38,10 +42,18 @@ struct Running {
 }
 
 impl Stream {
-    pub fn new(watch: Watch, writer: Writer, changes: Changes, deadline: Instant, bookmarks: bool) -> Self {
+    pub fn new(
+        watch: Watch,
+        writer: Writer,
+        changes: Changes,
+        stop: CancellationToken,
+        deadline: Instant,
+        bookmarks: bool,
+    ) -> Self {
         let bookmark = bookmarks.then(|| next_bookmark(Instant::now(), deadline));
-        let running =
-            Running { watch, writer, changes, initial: VecDeque::new(), end_of_initial: None, deadline, bookmark };
+        let stop = Box::pin(stop.cancelled_owned());
+        let (initial, end_of_initial) = (VecDeque::new(), None);
+        let running = Running { watch, writer, changes, stop, initial, end_of_initial, deadline, bookmark };
         Self { running: Some(running), ready: VecDeque::new() }
     }
 
@@ -118,6 +130,7 @@ impl Running {
                 // The store has been closed: clients watch again elsewhere, or after the restart.
                 None => Step::End(None),
             },
+            () = &mut self.stop => Step::End(None),
             () = sleep_until(wake) => self.on_time(),
         }
     }
