@@ -62,6 +62,18 @@ async fn a_second_opener_is_refused_in_plain_words() {
 }
 
 #[test]
+fn the_file_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("state.redb");
+    let _store = RedbStore::open(&path).expect("a new file opens");
+    let mode = std::fs::metadata(&path).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o077, 0, "Secrets are in it");
+    let missing = RedbStore::open(&directory.path().join("missing/state.redb")).err().expect("no directory");
+    assert!(matches!(missing, OpenError::Io { .. }), "{missing}");
+}
+
+#[test]
 fn a_file_that_is_no_store_is_refused() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("state.redb");

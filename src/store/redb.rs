@@ -10,6 +10,9 @@
 //! Reading is from memory and goes on.
 
 use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -39,7 +42,7 @@ pub enum OpenError {
     #[error("{path} is in use by another coracle server; stop it first or choose another --data-dir")]
     Locked { path: PathBuf },
     #[error("cannot open the state file {path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
+    Io { path: PathBuf, source: io::Error },
     #[error("the state file {path} cannot be used: {reason}; restore it from a copy or move it away to start empty")]
     Unusable { path: PathBuf, reason: String },
 }
@@ -58,6 +61,7 @@ impl RedbStore {
     }
 
     pub fn open_with(path: &Path, retention: Retention) -> Result<Self, OpenError> {
+        make_private(path).map_err(|source| OpenError::Io { path: path.into(), source })?;
         let database = builder().create(path).map_err(|error| explain(path, error))?;
         Self::start(database, retention).map_err(|reason| OpenError::Unusable { path: path.into(), reason })
     }
@@ -87,6 +91,21 @@ impl RedbStore {
     fn stop(&self) -> Option<JoinHandle<()>> {
         self.sequencer.close();
         self.writer.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Makes the file if there is none, for this user alone: it holds Secrets. Its directory is synced, or
+/// a power failure could take the whole file with all that was written safely into it.
+fn make_private(path: &Path) -> io::Result<()> {
+    let made = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
+    match made {
+        Ok(file) => file.sync_all()?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    match path.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => File::open(directory)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
     }
 }
 
