@@ -118,12 +118,16 @@ impl<'a> Discovery<'a> {
             return None;
         }
         let resources: Vec<Value> = entries.iter().flat_map(|entry| entry.resources()).collect();
-        Some(json!({
-            "apiVersion": "v1",
+        let mut list = json!({
             "kind": "APIResourceList",
             "groupVersion": join_group(group, version),
             "resources": resources,
-        }))
+        });
+        // The core group's document is older than the field, and upstream never added it.
+        if !group.is_empty() {
+            list["apiVersion"] = Value::from("v1");
+        }
+        Some(list)
     }
 
     /// Every group version, e.g. for an index of documents: `("apps", "v1")`.

@@ -173,10 +173,10 @@ impl Builder {
     fn property(&mut self, field: &'static Field, text: Option<&str>) -> Value {
         let mut schema = self.shape(&field.shape, text);
         let Some(map) = schema.as_object_mut() else { return schema };
-        if self.dialect == Dialect::V3 {
-            if let Some(default) = default_of(field) {
-                map.insert("default".to_owned(), default);
-            }
+        if self.dialect == Dialect::V3
+            && let Some(default) = default_of(field)
+        {
+            map.insert("default".to_owned(), default);
         }
         let merge = &field.merge;
         let mut extend = |name: &str, value: Value| {
