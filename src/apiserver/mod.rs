@@ -1,7 +1,7 @@
 //! The Kubernetes API over a [`Store`].
 //!
 //! One request's way: limits → identity (already in the request, see [`auth`]) → [`target`] → may they?
-//! → the verb → the [`registry`] → the store, and back as the representation that the client accepts.
+//! → the verb → the registry → the store, and back as the representation that the client accepts.
 //! This room alone writes to the store. It decides nothing that a kind can decide for itself (those
 //! rules are in [`crate::kinds`]) and nothing that a controller may do a moment later.
 //!

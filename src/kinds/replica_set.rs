@@ -75,14 +75,6 @@ impl Kind for ReplicaSet {
         meta::carry_generation(new, old, false);
     }
 
-    fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
-        vec![("status.replicas", object["status"]["replicas"].as_i64().unwrap_or(0).to_string())]
-    }
-
-    fn selectable_names(&self) -> &'static [&'static str] {
-        &["status.replicas"]
-    }
-
     fn validate(&self, object: &Value) -> Errors {
         let mut errors = Errors::default();
         let spec = Field::root(object).get("spec");

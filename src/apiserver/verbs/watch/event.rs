@@ -71,7 +71,7 @@ impl Writer {
                 return None;
             }
             let matches = |object: &Value| !object.is_null() && self.selector.matches(self.kind, object);
-            (matches(shared.old(self.kind)), matches(shared.new(self.kind)))
+            (matches(shared.before(self.kind)), matches(shared.after(self.kind)))
         };
         let kind = match (was, is) {
             (false, false) => return None,

@@ -57,7 +57,7 @@ impl Changes {
 
 impl Shared {
     /// The object after the change; `Null` after a deletion.
-    pub fn new(&self, kind: &dyn Kind) -> &Value {
+    pub fn after(&self, kind: &dyn Kind) -> &Value {
         self.new.get_or_init(|| match &self.change.value {
             Some(bytes) => encoding::decode(kind, bytes, self.change.revision).unwrap_or_default(),
             None => Value::Null,
@@ -65,7 +65,7 @@ impl Shared {
     }
 
     /// The object before the change, showing the version of the change; `Null` at a creation.
-    pub fn old(&self, kind: &dyn Kind) -> &Value {
+    pub fn before(&self, kind: &dyn Kind) -> &Value {
         self.old.get_or_init(|| match &self.change.previous {
             Some(entry) => encoding::decode(kind, &entry.value, self.change.revision).unwrap_or_default(),
             None => Value::Null,
