@@ -41,7 +41,7 @@ pub struct SandboxSpec {
     pub name: String,
     pub hostname: String,
     pub ip: IpAddr,
-    /// Bytes that all instances of all containers may hold together; `None`: the runtime's default.
+    /// Bytes that all instances of all containers may hold together; `None`: each container's limit alone.
     pub memory_limit: Option<u64>,
     /// The guests' way out.
     pub outbound: Arc<dyn Outbound>,
@@ -74,7 +74,7 @@ pub struct ContainerSpec {
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
     pub mounts: Vec<Mount>,
-    /// Bytes over all instances of this container; `None`: only the pod's limit holds.
+    /// Bytes over all instances of this container; `None`: the pod's limit, or else the runtime's default.
     pub memory_limit: Option<u64>,
     /// Thousandths of a core; `None`: unlimited.
     pub cpu_limit_millis: Option<u64>,

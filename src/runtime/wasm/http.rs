@@ -396,7 +396,9 @@ impl StreamingGuest {
             self.server.keep(live);
         } else if self.guest.is_some() {
             let limit = self.server.policy.request_timeout;
-            tokio::spawn(async move {
+            // A body may be dropped when the runtime is already gone; then there is nothing to run on.
+            let Ok(tokio) = tokio::runtime::Handle::try_current() else { return };
+            tokio.spawn(async move {
                 let ended = tokio::time::timeout(limit, poll_fn(|cx| self.poll_end(cx))).await;
                 if let (Ok(Ok(())), Some(live)) = (ended, self.live.take()) {
                     self.server.keep(live);

@@ -30,18 +30,21 @@ pub struct WasmSandbox {
     spec: SandboxSpec,
     caller: Arc<Caller>,
     memory: Arc<Account>,
+    /// For containers that neither have a limit nor share one with their pod.
+    default_memory_limit: u64,
     lives: Mutex<Vec<Weak<Life>>>,
 }
 
 impl WasmSandbox {
     pub fn new(host: Arc<Host>, spec: SandboxSpec, default_memory_limit: u64) -> Self {
         let caller = Caller { namespace: spec.namespace.as_str().into(), pod: spec.name.as_str().into(), ip: spec.ip };
-        let limit = spec.memory_limit.unwrap_or(default_memory_limit);
+        let memory = Account::new(Scope::Pod, spec.memory_limit);
         Self {
             host,
             spec,
             caller: Arc::new(caller),
-            memory: Arc::new(Account::new(Scope::Pod, Some(limit))),
+            memory: Arc::new(memory),
+            default_memory_limit,
             lives: Mutex::default(),
         }
     }
@@ -70,7 +73,8 @@ impl Sandbox for WasmSandbox {
             return Err(StartError::Other("the image was not prepared by this runtime".to_owned()));
         };
         let program = image.program.as_ref().map_err(|why| StartError::MissingImport(why.clone()))?;
-        let memory = Arc::new(Account::new(Scope::Container, spec.memory_limit));
+        let limit = spec.memory_limit.or(self.spec.memory_limit.is_none().then_some(self.default_memory_limit));
+        let memory = Arc::new(Account::new(Scope::Container, limit));
         let life = Life::begin(self.host.clone(), memory.clone(), spec.cpu_limit_millis);
         let surroundings = Surroundings::new(&self.spec, self.caller.clone(), spec, memory, self.memory.clone())?;
         let surroundings = Arc::new(surroundings);
@@ -125,7 +129,8 @@ pub fn new_store<T: Send + 'static>(
     store.limiter(move |data| limiter(data));
     store.set_hostcall_fuel(HOSTCALL_FUEL);
     store.set_max_component_handles(MAX_HANDLES);
-    store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
+    // Tokio's own yield, so that a worker looks for input before it comes back to a busy guest.
+    store.epoch_deadline_callback(|_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))));
     store.set_epoch_deadline(1);
     store
 }

@@ -60,7 +60,7 @@ pub struct WasmConfig {
     /// Instances that may live at a time; `None`: as many as this machine's kernel settings allow, up
     /// to 4096.
     pub max_instances: Option<u32>,
-    /// Bytes for a pod that sets no limit.
+    /// Bytes for a container without a limit in a pod without a limit.
     pub default_memory_limit: u64,
 }
 
