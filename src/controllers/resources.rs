@@ -17,6 +17,17 @@ pub(super) struct Discovered {
 }
 
 impl Discovered {
+    /// A type that is known without asking.
+    pub(super) fn known(resource: ResourceType, namespaced: bool) -> Self {
+        let verbs = ["list", "watch", "delete"].map(str::to_owned).to_vec();
+        Self { resource, namespaced, verbs }
+    }
+
+    /// API group and kind, as references name it.
+    pub(super) fn id(&self) -> (String, String) {
+        (self.resource.group.to_string(), self.resource.kind.to_string())
+    }
+
     pub(super) fn can(&self, verbs: &[&str]) -> bool {
         verbs.iter().all(|verb| self.verbs.iter().any(|v| v == verb))
     }

@@ -89,29 +89,27 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Collector {
-    /// Sees through the watches that the other controllers hold anyway.
+    /// Sees through the watches that the other controllers hold anyway. These kinds are known without
+    /// discovery, so that they are collected from the first moment.
     fn follow_shared(&self) -> HashSet<ResourceType> {
-        self.follow::<Pod>();
-        self.follow::<ReplicaSet>();
-        self.follow::<Deployment>();
-        self.follow::<Service>();
-        self.follow::<EndpointSlice>();
-        self.follow::<Endpoints>();
-        self.follow::<Node>();
-        self.follow::<Namespace>();
-        HashSet::from([
-            ResourceType::of::<Pod>(),
-            ResourceType::of::<ReplicaSet>(),
-            ResourceType::of::<Deployment>(),
-            ResourceType::of::<Service>(),
-            ResourceType::of::<EndpointSlice>(),
-            ResourceType::of::<Endpoints>(),
-            ResourceType::of::<Node>(),
-            ResourceType::of::<Namespace>(),
-        ])
+        let known = [
+            self.follow::<Pod>(true),
+            self.follow::<ReplicaSet>(true),
+            self.follow::<Deployment>(true),
+            self.follow::<Service>(true),
+            self.follow::<EndpointSlice>(true),
+            self.follow::<Endpoints>(true),
+            self.follow::<Node>(false),
+            self.follow::<Namespace>(false),
+        ];
+        let mut kinds = lock(&self.kinds);
+        for kind in &known {
+            kinds.insert(kind.id(), kind.clone());
+        }
+        known.into_iter().map(|kind| kind.resource).collect()
     }
 
-    fn follow<K: Watched>(&self) {
+    fn follow<K: Watched>(&self, namespaced: bool) -> Discovered {
         let (resource, shared) = (Arc::new(ResourceType::of::<K>()), self.cluster.watch::<K>());
         let (collector, listed) = (self.clone(), resource.clone());
         // The listener first: what changes while the present is read is then seen twice, not never.
@@ -124,6 +122,7 @@ impl Collector {
             true
         });
         shared.list().iter().for_each(|object| self.seen(&resource, object.meta()));
+        Discovered::known(ResourceType::of::<K>(), namespaced)
     }
 
     fn seen(&self, resource: &Arc<ResourceType>, meta: &ObjectMeta) {
@@ -143,8 +142,7 @@ impl Collector {
         dynamic: &mut HashMap<ResourceType, WatchGuard>,
     ) -> kube::Result<()> {
         let (found, failed) = resources::discover(self.cluster.client()).await?;
-        let kinds = found.iter().map(|d| ((d.resource.group.to_string(), d.resource.kind.to_string()), d.clone()));
-        lock(&self.kinds).extend(kinds);
+        lock(&self.kinds).extend(found.iter().map(|kind| (kind.id(), kind.clone())));
         // Events own nothing, and nothing owns them for long; they are most of the traffic.
         let wanted = found.iter().filter(|d| d.can(&["list", "watch", "delete"]) && d.resource.kind != "Event");
         let wanted: HashSet<&ResourceType> = wanted.map(|d| &d.resource).filter(|r| !shared.contains(*r)).collect();
