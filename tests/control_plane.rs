@@ -71,7 +71,11 @@ impl Plane {
         let path = format!("{}/status", path_of_pod(pod));
         let ready = json!([{"type": "Ready", "status": "True", "lastTransitionTime": "2020-01-01T00:00:00Z"}]);
         let ip = format!("127.64.0.{}", pod["metadata"]["resourceVersion"].as_str().expect("a version").len());
-        self.merge(&path, json!({"status": {"phase": "Running", "conditions": ready, "podIP": ip, "podIPs": [{"ip": ip}]}})).await;
+        self.merge(
+            &path,
+            json!({"status": {"phase": "Running", "conditions": ready, "podIP": ip, "podIPs": [{"ip": ip}]}}),
+        )
+        .await;
     }
 }
 

@@ -19,6 +19,8 @@
 mod changes;
 mod cluster;
 mod events;
+#[cfg(test)]
+pub mod fake;
 mod key;
 mod queue;
 mod reconciler;

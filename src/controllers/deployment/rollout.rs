@@ -208,6 +208,10 @@ impl<'a> Rollout<'a> {
     }
 
     fn shrink_old(&mut self) -> bool {
+        // A set that was made smaller and greater again may still report pods that are gone.
+        if !self.sets.iter().all(Set::is_settled) {
+            return false;
+        }
         let sizes = scale::sizes_of_old(self.bounds, self.new.and_then(|i| self.sets.get(i)), &self.old());
         let new = self.new;
         let old = (0..self.sets.len()).filter(|&i| Some(i) != new);
