@@ -66,6 +66,13 @@ impl Plan {
         }
     }
 
+    /// Rests a millisecond for each `per_millisecond` items that the plan's object counts, at most
+    /// `most`. Small objects never rest.
+    pub fn rest_for(&mut self, items: usize, per_millisecond: usize, most: Duration) {
+        let rest = Duration::from_millis((items / per_millisecond.max(1)).try_into().unwrap_or(u64::MAX));
+        self.rest = Some(rest.min(most)).filter(|rest| !rest.is_zero());
+    }
+
     /// Look again no later than after this time.
     pub fn look_again(&mut self, after: Duration) {
         self.requeue_after = Some(self.requeue_after.map_or(after, |at| at.min(after)));

@@ -110,7 +110,7 @@ pub(super) fn plan(view: &View) -> Plan {
             }
         }
     }
-    plan.rest = super::rest(total, 10, Duration::from_millis(100));
+    plan.rest_for(total, 10, Duration::from_millis(100));
     plan
 }
 

@@ -13,7 +13,6 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -133,10 +132,4 @@ fn same_endpoint(old: &Pod, new: &Pod) -> bool {
         && pods::is_ready(old) == pods::is_ready(new)
         && pods::is_finished(old) == pods::is_finished(new)
         && addresses(old) == addresses(new)
-}
-
-/// The rest after a write of this many endpoints: small Services never wait.
-fn rest(endpoints: usize, per_millisecond: usize, most: Duration) -> Option<Duration> {
-    let rest = Duration::from_millis((endpoints / per_millisecond).try_into().unwrap_or(u64::MAX));
-    Some(rest.min(most)).filter(|r| !r.is_zero())
 }

@@ -148,7 +148,7 @@ pub(super) fn plan(view: &View) -> Plan {
         ..Default::default()
     };
     distribute(&template, groups, &view.slices, &mut plan);
-    plan.rest = super::rest(total, 20, Duration::from_millis(25));
+    plan.rest_for(total, 20, Duration::from_millis(25));
     plan
 }
 

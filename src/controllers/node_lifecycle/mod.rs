@@ -166,7 +166,14 @@ pub(super) fn plan(now: Timestamp, view: &View) -> Plan {
         let version = &view.node.metadata.resource_version;
         let taints = if taints.is_empty() { json!(null) } else { json!(taints) };
         let body = json!({"metadata": {"resourceVersion": version}, "spec": {"taints": taints}});
-        plan.write(Write::patch(&*view.node, "", body));
+        let mut write = Write::patch(&*view.node, "", body);
+        if health != Health::Ready {
+            let name = view.node.metadata.name.as_deref().unwrap_or_default();
+            let message = format!("Node {name} status is now: NodeNotReady");
+            let about = view.node.object_ref(&());
+            write = write.on_success(Note { about, kind: EventKind::Normal, reason: "NodeNotReady", message });
+        }
+        plan.write(write);
     }
     if health != Health::Ready && view.refuge && nodes::ready_condition(&view.node).is_some() {
         mark_unready(now, view, &mut plan);
@@ -202,15 +209,7 @@ fn make_unknown(condition: &mut NodeCondition, now: Timestamp) {
 /// Takes the pods of a node that is not ready out of service.
 fn mark_unready(now: Timestamp, view: &View, plan: &mut Plan) {
     let ready = view.pods.iter().filter(|p| pods::is_ready(p));
-    let writes: Vec<Write> = ready.map(|pod| unready(pod, now)).collect();
-    if let Some(pod) = view.pods.iter().find(|p| pods::is_ready(p)) {
-        let name = view.node.metadata.name.as_deref().unwrap_or_default();
-        tracing::info!(node = name, pods = writes.len(), "the node is not ready, its pods are taken out of service");
-        let message = format!("Node {name} is not ready");
-        let about = pod.object_ref(&());
-        plan.steps.push(Step::Tell(Note { about, kind: EventKind::Warning, reason: "NodeNotReady", message }));
-    }
-    plan.batch(writes);
+    plan.batch(ready.map(|pod| unready(pod, now)).collect());
 }
 
 fn unready(pod: &Pod, now: Timestamp) -> Write {
@@ -220,5 +219,11 @@ fn unready(pod: &Pod, now: Timestamp) -> Write {
         ready.last_transition_time = Some(Time(now));
     }
     let metadata = json!({"resourceVersion": pod.metadata.resource_version});
-    Write::patch(pod, "status", json!({"metadata": metadata, "status": {"conditions": conditions}}))
+    let (about, message) = (pod.object_ref(&()), "Node is not ready".to_owned());
+    Write::patch(pod, "status", json!({"metadata": metadata, "status": {"conditions": conditions}})).on_success(Note {
+        about,
+        kind: EventKind::Warning,
+        reason: "NodeNotReady",
+        message,
+    })
 }

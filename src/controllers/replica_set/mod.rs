@@ -13,6 +13,7 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -26,6 +27,8 @@ use crate::reconcile::{Cluster, EventKind, Note, ObjectKey, Plan, Queue, Reconci
 /// Pods created by one plan; the rest follows in the next, so that a huge set does not keep its own
 /// status from being written.
 const MAX_CREATIONS: usize = 2_000;
+/// The longest rest of a great set between two counts.
+const MAX_REST: Duration = Duration::from_millis(10);
 /// Index over pods: those that nobody controls, by namespace.
 const ORPHANS: &str = "replica-set-orphans";
 /// Remembered failures, which only feed a condition: bounded by forgetting all.
@@ -210,6 +213,8 @@ pub(super) fn plan(now: Timestamp, view: &View) -> Plan {
         status::plan(now, view, failure, &claimed, &counted, &mut plan);
     }
     plan.batch(changes);
+    // A thousand pods that become ready one by one are to be counted a hundred times, not a thousand.
+    plan.rest_for(claimed.len(), 100, MAX_REST);
     plan
 }
 
