@@ -146,6 +146,9 @@ impl Agent {
         if panicked {
             tracing::error!(pod = %handle.key, "a pod's worker panicked; it begins anew");
             self.reconcile(&handle.key);
+        } else {
+            // The watch may still bring the last words of the pod; they are not to begin it again.
+            self.pods.observe_gone(&handle.key, &uid);
         }
     }
 }

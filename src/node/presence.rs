@@ -31,6 +31,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(10);
 const RETRY_CAP: Duration = Duration::from_millis(500);
 /// A server that has no presence (another Kubernetes) is asked again only now and then.
 const ASK_AGAIN: Duration = Duration::from_secs(300);
+/// How long the server may take to answer the last word.
+const FAREWELL: Duration = Duration::from_millis(300);
 /// How long making the connection may take.
 const CONNECT: Duration = Duration::from_secs(2);
 
@@ -46,7 +48,15 @@ impl Presence {
     pub async fn run(self, shutdown: CancellationToken) {
         let mut retry = RETRY_FIRST;
         while !shutdown.is_cancelled() {
-            match self.stay(&shutdown).await {
+            let stopped = async {
+                shutdown.cancelled().await;
+                tokio::time::sleep(FAREWELL).await;
+            };
+            let outcome = tokio::select! {
+                outcome = self.stay(&shutdown) => outcome,
+                () = stopped => return,
+            };
+            match outcome {
                 Ok(StatusCode::NOT_FOUND) => retry = ASK_AGAIN,
                 Ok(_) => retry = RETRY_FIRST,
                 Err(error) => {

@@ -20,7 +20,7 @@ use super::context::{Context, Entry, Life as LogLife};
 use super::launch::{self, Kept, Launch, Launched, Surroundings};
 use super::logs::ContainerLog;
 use super::plan::{Index, Plan};
-use super::pod::{Action, Ended, Event, Moment, Refusal, State, step};
+use super::pod::{Action, Ended, Event, Moment, Refusal, Stage, State, step};
 use super::probes::{self, ProbeKind, Target};
 use super::serving::Gate;
 use super::status::{self, Picture};
@@ -57,6 +57,8 @@ pub struct Worker {
     removing: Removing,
     /// What volumes show of the pod itself has changed.
     relabelled: Arc<Notify>,
+    /// It had ended before this process saw it: its status is as it should be, whoever wrote it.
+    over_before: bool,
     done: bool,
 }
 
@@ -108,6 +110,7 @@ impl Worker {
                 entry.set(&container.name, LogLife { run: cell.restarts, log: None });
             }
         }
+        let over_before = matches!(state.stage, Stage::Finished(_));
         let mut worker = Worker {
             slots: plan.containers.iter().map(|_| Slot::default()).collect(),
             writer: Writer::new(pod.status.clone()),
@@ -120,6 +123,7 @@ impl Worker {
             deletion: None,
             removing: Removing::No,
             relabelled: Arc::new(Notify::new()),
+            over_before,
             done: false,
             pod,
         };
@@ -129,9 +133,10 @@ impl Worker {
 
     /// Runs until the pod is gone. `news` ends with the agent.
     pub async fn run(mut self: Box<Self>, mut news: watch::Receiver<News>) {
-        self.step(Event::Tick);
+        // What the API says comes first: a pod that is to go is not begun.
         let first = news.borrow_and_update().clone();
         self.hear(first);
+        self.step(Event::Tick);
         while !self.done {
             self.write_if_due();
             let wake = self.wake();
@@ -319,8 +324,8 @@ impl Worker {
         let gate = self.slots[index].gate.clone();
         let mut registrations: Vec<Registration> =
             declared.iter().map(|port| local.register(ip, Some(*port), gate.clone())).collect();
-        if alone {
-            // Whatever a Service targets at the pod is meant for its first HTTP container.
+        if alone && ip != self.context.config.address {
+            // Not on the node's own address, where others answer too. Whatever a Service targets at the pod is meant for its first HTTP container.
             registrations.push(local.register(ip, None, gate));
         }
         self.slots[index].registrations = registrations;
@@ -460,7 +465,7 @@ impl Worker {
         let now = Instant::now();
         if self.writer.due(self.state.unsettled(now)).is_some_and(|due| due <= now) {
             let wanted = self.picture();
-            if status::differs(self.writer.stored.as_deref(), &wanted) {
+            if !self.over_before && status::differs(self.writer.stored.as_deref(), &wanted) {
                 self.writer.begin();
                 let (context, pod) = (self.context.clone(), self.pod.clone());
                 self.spawn(async move {

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::step::{HEALTHY, UNHEALTHY_GRACE};
 use super::*;
 use crate::node::recover;
 use crate::node::status::{self, Picture};
