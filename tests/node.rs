@@ -290,6 +290,43 @@ async fn jobs_end_and_logs_are_read_over_tls() {
     assert_eq!(cluster.pods().logs("web", &LogParams::default()).await.expect("logs"), "");
 }
 
+/// One request over a socket; the status line.
+async fn get(address: &str) -> std::io::Result<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    let request = format!("GET / HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer.lines().next().unwrap_or_default().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_are_answered_throughout_restarts() {
+    let cluster = Cluster::start("127.86.0.0/24", FakeRuntime::serving()).await;
+    cluster.create("web", one("hello:1")).await;
+    let pod = cluster.pod("web", is_ready).await;
+    let address = format!("{}:8080", ip(&pod).expect("an address"));
+    let listening = async {
+        while get(&address).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(listening).await;
+    let restarting = async {
+        for _ in 0..20 {
+            let life = cluster.runtime.latest("web", "c").expect("running");
+            for _ in 0..3 {
+                assert_eq!(get(&address).await.expect("an answer"), "HTTP/1.1 200 OK");
+            }
+            life.trap("on purpose");
+            assert_eq!(get(&address).await.expect("an answer"), "HTTP/1.1 200 OK");
+        }
+    };
+    within(restarting).await;
+    cluster.pod("web", |pod| restarts(pod) == 20 && is_ready(pod)).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_pods_become_ready() {
     let cluster = Cluster::start("127.85.0.0/20", FakeRuntime::serving()).await;

@@ -19,6 +19,10 @@ use super::pod::{Note, Refusal, RefusalKind};
 use super::probes::{self, Answer, Target};
 use super::volumes::{PodVolumes, Sources};
 use crate::runtime::{Container, ContainerSpec, Image, InstancePolicy, Sandbox, SandboxSpec, StartError};
+use crate::wire::HttpService;
+
+/// Upstream lets a `postStart` hook take for ever; nobody is served by a container that never starts.
+const POST_START_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a pod's containers share.
 pub struct Surroundings {
@@ -119,7 +123,26 @@ impl Launch {
             instances: InstancePolicy::default(),
         };
         let started = self.sandbox.start(&spec).await.map_err(refused)?;
+        self.post_start(context, container, &started).await?;
         Ok(Launched { container: started, log, kept: Kept { image: Some(image), _objects: objects } })
+    }
+
+    /// Runs the `postStart` hook: the container counts as started after it, and ends if it fails.
+    async fn post_start(
+        &self,
+        context: &Context,
+        container: &core::Container,
+        started: &Arc<dyn Container>,
+    ) -> Result<(), Refusal> {
+        let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref());
+        let Some(hook) = hook else { return Ok(()) };
+        let target = target(container, self.ip, started.http());
+        let Err(why) = run_hook(hook, &target, POST_START_LIMIT).await else { return Ok(()) };
+        let message = format!("PostStartHook failed: {why}");
+        let reason = "FailedPostStartHook";
+        context.tell(&self.pod, &Note { index: Some(self.index), warning: true, reason, message: message.clone() });
+        started.stop(Duration::ZERO).await;
+        Err(Refusal { kind: RefusalKind::Run, reason: "PostStartHookError", message })
     }
 
     async fn image(&self, context: &Context, container: &core::Container) -> Result<Arc<dyn Image>, Refusal> {
@@ -205,24 +228,49 @@ fn uppercase_first(text: &str) -> String {
 pub async fn pre_stop(context: &Context, pod: &core::Pod, index: Index, target: Target, limit: Duration) {
     let hook = Plan::container(pod, index).and_then(|container| container.lifecycle.as_ref()?.pre_stop.as_ref());
     let Some(hook) = hook else { return };
+    if let Err(why) = run_hook(hook, &target, limit).await {
+        let message = format!("PreStopHook failed: {why}");
+        context.tell(pod, &Note { index: Some(index), warning: true, reason: "FailedPreStopHook", message });
+    }
+}
+
+async fn run_hook(hook: &core::LifecycleHandler, target: &Target, limit: Duration) -> Result<(), String> {
     let run = async {
         if let Some(sleep) = &hook.sleep {
             tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
             Answer::Success
         } else if let Some(action) = &hook.http_get {
-            probes::http_get(action, &target).await
+            probes::http_get(action, target).await
         } else if hook.exec.is_some() {
             Answer::Unsupported("exec hooks cannot be run in a Wasm container; use httpGet or sleep".to_owned())
         } else {
             Answer::Success
         }
     };
-    let answer = tokio::time::timeout(limit, run).await;
-    let why = match answer {
-        Ok(Answer::Success) => return,
-        Ok(Answer::Failure(why) | Answer::Unsupported(why)) => why,
-        Err(_) => "it took longer than the grace period".to_owned(),
-    };
-    let message = format!("PreStopHook failed: {why}");
-    context.tell(pod, &Note { index: Some(index), warning: true, reason: "FailedPreStopHook", message });
+    match tokio::time::timeout(limit, run).await {
+        Ok(Answer::Success) => Ok(()),
+        Ok(Answer::Failure(why) | Answer::Unsupported(why)) => Err(why),
+        Err(_) => Err(format!("it took longer than {}", super::backoff::go_duration(limit))),
+    }
+}
+
+/// The port of an HTTP container that declares none.
+pub const DEFAULT_PORT: u16 = 8080;
+
+/// The TCP ports that a container declares.
+pub fn declared_ports(container: &core::Container) -> Vec<u16> {
+    let ports = container.ports.iter().flatten();
+    let tcp = ports.filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
+    tcp.filter_map(|port| u16::try_from(port.container_port).ok()).collect()
+}
+
+/// What probes and hooks of a container ask.
+pub fn target(container: &core::Container, pod_ip: IpAddr, http: Option<Arc<dyn HttpService>>) -> Target {
+    let ports = container.ports.iter().flatten();
+    let named = ports.filter_map(|port| Some((port.name.clone()?, u16::try_from(port.container_port).ok()?)));
+    let mut served = declared_ports(container);
+    if served.is_empty() {
+        served.push(DEFAULT_PORT);
+    }
+    Target { pod_ip, http, served, named: named.collect() }
 }

@@ -31,9 +31,6 @@ use crate::network::{PodListener, Registration};
 use crate::reconcile::ObjectKey;
 use crate::runtime::{Container, Exit, RunState};
 
-/// The port of an HTTP container that declares none.
-const DEFAULT_PORT: u16 = 8080;
-
 /// What the API says of a pod now.
 #[derive(Debug, Clone)]
 pub enum News {
@@ -318,7 +315,7 @@ impl Worker {
     /// Lets the world call a container that serves HTTP: on its own ports, or on any if it has none.
     fn admit_callers(&mut self, index: Index) {
         let Some(ip) = self.surroundings.as_ref().map(|around| around.ip) else { return };
-        let declared = self.declared_ports(index);
+        let declared = Plan::container(&self.pod, index).map(launch::declared_ports).unwrap_or_default();
         let alone = self.slots.iter().enumerate().all(|(other, slot)| other == index || slot.registrations.is_empty());
         let local = self.context.network.local();
         let gate = self.slots[index].gate.clone();
@@ -329,7 +326,7 @@ impl Worker {
             registrations.push(local.register(ip, None, gate));
         }
         self.slots[index].registrations = registrations;
-        let listened = if declared.is_empty() { vec![DEFAULT_PORT] } else { declared };
+        let listened = if declared.is_empty() { vec![launch::DEFAULT_PORT] } else { declared };
         for port in listened {
             let context = self.context.clone();
             self.spawn(async move {
@@ -342,12 +339,6 @@ impl Worker {
                 }
             });
         }
-    }
-
-    fn declared_ports(&self, index: Index) -> Vec<u16> {
-        let ports = Plan::container(&self.pod, index).and_then(|container| container.ports.as_deref());
-        let tcp = ports.unwrap_or_default().iter().filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
-        tcp.filter_map(|port| u16::try_from(port.container_port).ok()).collect()
     }
 
     fn exited(&mut self, index: Index, run: u32, exit: Exit) {
@@ -369,19 +360,9 @@ impl Worker {
     }
 
     fn target(&self, index: Index) -> Option<Target> {
-        let ports = Plan::container(&self.pod, index)?.ports.as_deref().unwrap_or_default();
-        let named =
-            ports.iter().filter_map(|port| Some((port.name.clone()?, u16::try_from(port.container_port).ok()?)));
-        let mut served = self.declared_ports(index);
-        if served.is_empty() {
-            served.push(DEFAULT_PORT);
-        }
-        Some(Target {
-            pod_ip: self.surroundings.as_ref()?.ip,
-            http: self.slots.get(index)?.gate.present(),
-            served,
-            named: named.collect(),
-        })
+        let container = Plan::container(&self.pod, index)?;
+        let http = self.slots.get(index)?.gate.present();
+        Some(launch::target(container, self.surroundings.as_ref()?.ip, http))
     }
 
     fn probe(&mut self, index: Index, run: u32, kind: ProbeKind) {
