@@ -44,7 +44,7 @@ impl Fake {
     /// The writes of a plan, in order.
     pub fn writes(plan: &Plan) -> Vec<Write> {
         let of = |step: &Step| match step {
-            Step::Write(write) => vec![write.clone()],
+            Step::Write(write) => vec![(**write).clone()],
             Step::Batch(writes) => writes.clone(),
             Step::Tell(_) => Vec::new(),
         };

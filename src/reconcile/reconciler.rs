@@ -32,7 +32,7 @@ const FAILED_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
     /// This write, before anything after it.
-    Write(Write),
+    Write(Box<Write>),
     /// Writes that do not depend on each other. They begin with one and double as long as they
     /// succeed, so that a refusal that will meet all of them (a quota) is met once.
     Batch(Vec<Write>),
@@ -57,7 +57,7 @@ impl Plan {
     }
 
     pub fn write(&mut self, write: Write) {
-        self.steps.push(Step::Write(write));
+        self.steps.push(Step::Write(Box::new(write)));
     }
 
     pub fn batch(&mut self, writes: Vec<Write>) {

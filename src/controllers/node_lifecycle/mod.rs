@@ -25,7 +25,7 @@ use serde_json::json;
 
 use super::nodes::{self, Health};
 use super::pods::{self, elapsed};
-use crate::reconcile::{Cluster, EventKind, Note, ObjectKey, Plan, Queue, Reconciler, Selection, Shared, Step, Write};
+use crate::reconcile::{Cluster, EventKind, Note, ObjectKey, Plan, Queue, Reconciler, Selection, Shared, Write};
 
 /// As upstream: a Lease that is not renewed for so long speaks of a dead node.
 const LEASE_GRACE: Duration = Duration::from_secs(40);
