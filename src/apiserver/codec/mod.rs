@@ -163,12 +163,6 @@ pub fn decode_options(body: &[u8], content_type: Option<&str>) -> Result<Option<
     finish(read, &expected, FieldValidation::Ignore).map(|decoded| Some(decoded.object))
 }
 
-/// A value that was made here (a patched object, not a body) as upstream would hold it.
-pub fn canonical(object: &mut Value, schema: &'static Type) -> Result<Vec<String>, schema::conform::Mismatch> {
-    let mut unknown = Vec::new();
-    conform(schema, object, &mut unknown).map(|()| unknown)
-}
-
 /// A body that has been parsed but not yet typed.
 struct Read {
     value: Value,

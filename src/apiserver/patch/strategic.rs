@@ -11,7 +11,7 @@
 //! - `$deleteFromPrimitiveList/x: [..]` removes scalars from list `x`.
 //!
 //! Where elements end up in a merged list is part of the contract (users read manifests back, and
-//! container order means something): see [`order`].
+//! container order means something): see `order`.
 
 use serde_json::{Map, Value};
 
