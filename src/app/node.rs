@@ -23,7 +23,8 @@ pub struct NodeOptions {
     pub token: Option<String>,
     pub name: String,
     pub data_dir: PathBuf,
-    pub images: PathBuf,
+    /// Looked through in order.
+    pub images: Vec<PathBuf>,
     pub address: IpAddr,
     pub port: u16,
     pub ingress: Option<SocketAddr>,
@@ -46,7 +47,7 @@ pub async fn serve(options: NodeOptions, stop: CancellationToken) -> Result<()> 
     let config = NodeConfig {
         name: options.name,
         data_dir: options.data_dir,
-        images_dir: options.images,
+        images_dirs: options.images,
         pod_cidr: member.joined.pod_cidr.into(),
         address: options.address,
         listen: SocketAddr::new(options.address, options.port),

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
 use tokio::sync::mpsc;
@@ -29,6 +30,8 @@ pub struct UpConfig {
     pub ingress_addr: SocketAddr,
     pub kubeconfig: PathBuf,
     pub images: PathBuf,
+    pub service_cidr: Ipv4Net,
+    pub pod_cidr: Ipv4Net,
 }
 
 /// How long the server and the nodes may take to get ready. Hundreds of milliseconds are usual; a
@@ -112,7 +115,7 @@ fn claim(config: &UpConfig) -> Result<File> {
         bail!("there is no directory {}: say where the modules are with --images DIR", config.images.display());
     }
     create_private_dir(&config.data_dir)?;
-    for dir in ["run", "logs", "nodes"] {
+    for dir in ["run", "logs", "nodes", "images"] {
         create_private_dir(&config.data_dir.join(dir))?;
     }
     let path = config.data_dir.join("run/up.pid");
@@ -149,6 +152,10 @@ fn server_program(config: &UpConfig) -> Program {
         text(&config.data_dir),
         "--api-addr".to_owned(),
         config.api_addr.to_string(),
+        "--service-cidr".to_owned(),
+        config.service_cidr.to_string(),
+        "--pod-cidr".to_owned(),
+        config.pod_cidr.to_string(),
     ]);
     program(config, "server", args.collect())
 }
@@ -166,6 +173,8 @@ fn node_program(config: &UpConfig, number: u16) -> Program {
         name.clone(),
         "--data-dir".to_owned(),
         text(&config.data_dir.join("nodes").join(&name)),
+        "--images".to_owned(),
+        text(&config.data_dir.join("images")),
         "--images".to_owned(),
         text(&config.images),
         "--ingress-addr".to_owned(),

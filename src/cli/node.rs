@@ -26,9 +26,9 @@ pub struct Args {
     /// Where this node keeps volumes, logs and compiled modules.
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
-    /// Where images are looked up: NAME:TAG is DIR/NAME/TAG.wasm.
+    /// Where images are looked up: NAME:TAG is DIR/NAME/TAG.wasm; given several times, in that order.
     #[arg(long, value_name = "DIR", default_value = "workloads/prebuilt")]
-    images: PathBuf,
+    images: Vec<PathBuf>,
     /// The address that the server reaches this node by.
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     address: IpAddr,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use ipnet::Ipv4Net;
 use tokio_util::sync::CancellationToken;
 
 use super::progress::Progress;
@@ -41,6 +42,12 @@ pub struct Args {
     /// Where images are looked up: NAME:TAG is DIR/NAME/TAG.wasm.
     #[arg(long, value_name = "DIR", default_value = "workloads/prebuilt")]
     images: PathBuf,
+    /// The addresses of Services; clusters that run side by side need different ones.
+    #[arg(long, value_name = "CIDR", default_value = "127.96.0.0/16")]
+    service_cidr: Ipv4Net,
+    /// The addresses of pods; each node gets a /18 of it.
+    #[arg(long, value_name = "CIDR", default_value = "127.64.0.0/11")]
+    pod_cidr: Ipv4Net,
 }
 
 /// `$XDG_DATA_HOME/coracle`, else `~/.local/share/coracle`.
@@ -59,6 +66,8 @@ pub fn run(args: Args) -> Result<()> {
         ingress_addr: args.ingress_addr,
         kubeconfig: args.kubeconfig.map_or_else(kubeconfig::default_path, Ok)?,
         images: std::path::absolute(args.images)?,
+        service_cidr: args.service_cidr,
+        pod_cidr: args.pod_cidr,
     };
     let manifests = args.file;
     block_on(1, async move {
@@ -104,10 +113,16 @@ async fn bring_in(cluster: &LocalCluster, objects: &[apply::Manifest], ingress: 
     for manifest in objects {
         println!("{}", apply::apply(cluster.client(), manifest, None).await?);
     }
-    let progress = Progress::new();
+    if objects.is_empty() {
+        return Ok(());
+    }
+    let (progress, started) = (Progress::new(), Instant::now());
     progress.say("waiting for the deployments");
     let unavailable = apply::wait_until_available(cluster.client(), objects, PATIENCE).await?;
     progress.done();
+    if unavailable.is_empty() {
+        println!("all that was applied is available, {} ms later", started.elapsed().as_millis());
+    }
     for what in unavailable {
         println!("not available after {} s: {what}; ask  kubectl describe {what}", PATIENCE.as_secs());
     }

@@ -14,8 +14,9 @@ pub struct NodeConfig {
     pub name: String,
     /// Private to this node: volumes, logs, caches.
     pub data_dir: PathBuf,
-    /// Where image references are looked up.
-    pub images_dir: PathBuf,
+    /// Where image references are looked up, in this order. The first is the node's own: it may be
+    /// written to by whoever brings modules (`coracle run`), and the Node's annotations tell of it.
+    pub images_dirs: Vec<PathBuf>,
     /// The addresses its pods get; written to `spec.podCIDR`.
     pub pod_cidr: IpNet,
     /// The node's own address, `InternalIP` in its status.

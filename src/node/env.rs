@@ -39,6 +39,9 @@ pub fn environment(
     let namespace = fields.pod.metadata.namespace.as_deref().unwrap_or_default();
     let links = fields.pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
     let mut env = BTreeMap::new();
+    // What every container runtime sets, and programs rely on.
+    let hostname = fields.pod.spec.as_ref().and_then(|spec| spec.hostname.clone()).or(fields.pod.metadata.name.clone());
+    env.extend(hostname.map(|hostname| ("HOSTNAME".to_owned(), hostname)));
     for service in services {
         let master = service.metadata.name.as_deref() == Some("kubernetes")
             && service.metadata.namespace.as_deref() == Some("default");

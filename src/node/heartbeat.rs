@@ -205,7 +205,7 @@ impl Heartbeat {
     fn spec_patch(&self) -> Value {
         let cidr = self.config.pod_cidr.to_string();
         json!({
-            "metadata": { "labels": self.labels() },
+            "metadata": { "labels": self.labels(), "annotations": self.annotations() },
             "spec": { "podCIDR": cidr, "podCIDRs": [cidr] },
         })
     }
@@ -226,6 +226,13 @@ impl Heartbeat {
         .into();
         labels.extend(self.config.labels.clone());
         labels
+    }
+
+    /// Where modules can be put and where Ingress traffic comes in, for tools of the same machine.
+    fn annotations(&self) -> BTreeMap<&'static str, String> {
+        let images = self.config.images_dirs.first().map(|dir| ("coracle.dev/images", dir.display().to_string()));
+        let ingress = self.config.ingress.map(|address| ("coracle.dev/ingress-address", address.to_string()));
+        images.into_iter().chain(ingress).collect()
     }
 
     fn status(&self, known: &[NodeCondition]) -> Value {

@@ -54,7 +54,8 @@ pub struct Pulled {
 
 /// The images of one node.
 pub struct Images {
-    dir: PathBuf,
+    /// Looked through in order; the first that has the file wins.
+    dirs: Vec<PathBuf>,
     prepared: Mutex<HashMap<Key, Entry>>,
 }
 
@@ -74,8 +75,8 @@ struct Entry {
 }
 
 impl Images {
-    pub fn new(dir: PathBuf) -> Images {
-        Images { dir, prepared: Mutex::default() }
+    pub fn new(dirs: Vec<PathBuf>) -> Images {
+        Images { dirs, prepared: Mutex::default() }
     }
 
     /// Finds and prepares the image that `reference` names.
@@ -111,8 +112,9 @@ impl Images {
     }
 
     fn find(&self, reference: &Reference) -> Option<(PathBuf, std::fs::Metadata)> {
-        reference.candidates().into_iter().find_map(|relative| {
-            let path = self.dir.join(relative);
+        let candidates = reference.candidates();
+        let paths = self.dirs.iter().flat_map(|dir| candidates.iter().map(|relative| dir.join(relative)));
+        paths.into_iter().find_map(|path| {
             let meta = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file)?;
             Some((path, meta))
         })
@@ -139,14 +141,15 @@ impl Images {
                 message: format!("Container image \"{text}\" is not present with pull policy of Never"),
             };
         }
-        let near = near_misses(reference, &listed(&self.dir));
+        let near = near_misses(reference, &self.dirs.iter().flat_map(|dir| listed(dir)).collect::<Vec<_>>());
         let hint = match near.as_slice() {
             [] => String::new(),
             near => format!("; did you mean {}?", near.join(" or ")),
         };
         let looked = reference.candidates().into_iter().rev().find(|path| path.ends_with(last_file(reference)));
         let example = looked.unwrap_or_default();
-        let why = format!("no such file below {} (for example {}){hint}", self.dir.display(), example.display());
+        let dirs: Vec<String> = self.dirs.iter().map(|dir| dir.display().to_string()).collect();
+        let why = format!("no such file below {} (for example {}){hint}", dirs.join(" or "), example.display());
         pull_failed(text, &why)
     }
 }
@@ -216,7 +219,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::create_dir(dir.path().join("hello")).expect("a directory");
         std::fs::write(dir.path().join("hello/1.wasm"), b"one").expect("a file");
-        let images = Images::new(dir.path().to_owned());
+        let images = Images::new(vec![dir.path().to_owned()]);
         (dir, images, Arc::new(FakeRuntime::serving()))
     }
 

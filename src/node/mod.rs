@@ -159,7 +159,7 @@ fn context(
         classes: cluster.watch(),
         services: cluster.watch(),
         recorder: Recorder::start(client.clone(), "kubelet", &config.name),
-        images: images::Images::new(config.images_dir.clone()),
+        images: images::Images::new(config.images_dirs.clone()),
         volumes: volumes::Volumes::new(config.data_dir.join("pods"), objects.clone(), tokens),
         objects,
         logs: logs::Logs::start(logs.clone()).with_context(|| format!("cannot keep logs in {}", logs.display()))?,

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -85,7 +85,7 @@ impl Cluster {
     fn wait_until_up(&self) {
         let ready = || {
             let text = self.output();
-            let applied = self.options.manifests.is_empty() || text.contains("try:") || text.contains("not available");
+            let applied = self.options.manifests.is_empty() || text.contains("all that was applied is available") || text.contains("not available");
             (text.contains("coracle is ready") && applied).then_some(())
         };
         eventually("coracle up to be ready", PATIENCE, || ready().ok_or_else(|| self.output()));
@@ -209,11 +209,18 @@ impl Drop for Cluster {
     }
 }
 
+/// How many clusters have been started.
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+
 fn launch(dir: &Path, api: SocketAddr, ingress: SocketAddr, options: &Options) -> (Child, Arc<Mutex<String>>) {
     let mut command = coracle();
     command.arg("up").arg("--data-dir").arg(dir.join("data")).arg("--kubeconfig").arg(dir.join("kubeconfig"));
     command.args(["--api-addr", &api.to_string(), "--ingress-addr", &ingress.to_string()]);
     command.args(["--nodes", &options.nodes.max(1).to_string()]);
+    // Clusters run side by side on one loopback: each has addresses of its own.
+    let number = NEXT.fetch_add(1, Ordering::Relaxed) % 60;
+    command.args(["--service-cidr", &format!("127.{}.0.0/16", 100 + number)]);
+    command.args(["--pod-cidr", &format!("127.{}.0.0/16", 170 + number)]);
     for manifest in &options.manifests {
         command.args(["-f", manifest]);
     }

@@ -66,7 +66,7 @@ impl WasiHttpHooks for Hooks {
         let (caller, outbound) = (self.caller.clone(), self.outbound.clone());
         let timeouts = timeouts(options.unwrap_or_default());
         Box::new(async move {
-            let request = request.map(|body| body.map_err(|error| Box::new(error) as BoxError).boxed_unsync());
+            let request = request.map(|body| RequestBody(Some(body)).boxed_unsync());
             let sent = outbound.send(&caller, request, timeouts);
             let response = tokio::time::timeout(timeouts.connect + timeouts.first_byte, sent)
                 .await
@@ -96,6 +96,57 @@ fn error_code(error: OutboundError) -> Error {
         OutboundError::Refused(_) => Error::ConnectionRefused,
         OutboundError::Timeout(_) => Error::HttpResponseTimeout,
         OutboundError::Failed(why) => Error::InternalError(Some(why)),
+    }
+}
+
+/// A guest's request body. A callee that answers without reading it must not make the guest's own
+/// writes fail: on a socket they would end in buffers. So what is left when the callee lets go is read
+/// and thrown away.
+struct RequestBody(Option<WasiBody>);
+
+/// How much of an unwanted body is thrown away, and for how long; then the guest's writes do fail.
+const UNWANTED_BYTES: usize = 1 << 20;
+const UNWANTED_TIME: Duration = Duration::from_secs(10);
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
+        let frame = Pin::new(body).poll_frame(cx).map_err(|error| Box::new(error) as BoxError);
+        if matches!(frame, Poll::Ready(None | Some(Err(_)))) {
+            self.0 = None;
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        let Some(body) = self.0.take().filter(|body| !body.is_end_stream()) else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(tokio::time::timeout(UNWANTED_TIME, throw_away(body)));
+        }
+    }
+}
+
+async fn throw_away(mut body: WasiBody) {
+    let mut left = UNWANTED_BYTES;
+    while let Some(Ok(frame)) = body.frame().await {
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        left = match left.checked_sub(length) {
+            Some(left) => left,
+            None => return,
+        };
     }
 }
 
