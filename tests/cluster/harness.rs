@@ -85,7 +85,9 @@ impl Cluster {
     fn wait_until_up(&self) {
         let ready = || {
             let text = self.output();
-            let applied = self.options.manifests.is_empty() || text.contains("all that was applied is available") || text.contains("not available");
+            let applied = self.options.manifests.is_empty()
+                || text.contains("all that was applied is available")
+                || text.contains("not available");
             (text.contains("coracle is ready") && applied).then_some(())
         };
         eventually("coracle up to be ready", PATIENCE, || ready().ok_or_else(|| self.output()));
