@@ -66,7 +66,7 @@ impl Cluster {
         let config = NodeConfig {
             name: NODE.to_owned(),
             data_dir: self.dir.path().join("node"),
-            images_dir: self.dir.path().join("images"),
+            images_dirs: vec![self.dir.path().join("images")],
             pod_cidr: self.pod_cidr.parse().expect("a CIDR"),
             address: LOOPBACK,
             listen: (LOOPBACK, 0).into(),
