@@ -33,6 +33,29 @@ pub enum QuantityError {
 const NANO: i128 = 1_000_000_000;
 const LIMIT: i128 = i64::MAX as i128 * NANO;
 
+impl Quantity {
+    pub const ZERO: Self = Self { nanos: 0, format: Format::DecimalSi };
+
+    /// A quantity of billionths.
+    pub fn from_nanos(nanos: i128, format: Format) -> Self {
+        Self { nanos: nanos.clamp(-LIMIT, LIMIT), format }
+    }
+
+    pub fn nanos(self) -> i128 {
+        self.nanos
+    }
+
+    /// The value in thousandths, rounded up: CPU in millicores.
+    pub fn milli(self) -> i64 {
+        i64::try_from(divide_up(self.nanos, NANO / 1000)).unwrap_or(if self.nanos < 0 { i64::MIN } else { i64::MAX })
+    }
+
+    /// The value as a whole number, rounded up: bytes.
+    pub fn value(self) -> i64 {
+        i64::try_from(divide_up(self.nanos, NANO)).unwrap_or(if self.nanos < 0 { i64::MIN } else { i64::MAX })
+    }
+}
+
 /// Reads a quantity.
 pub fn parse(text: &str) -> Result<Quantity, QuantityError> {
     let (negative, rest) = match text.as_bytes().first() {
@@ -49,7 +72,7 @@ pub fn parse(text: &str) -> Result<Quantity, QuantityError> {
     check_suffix_letters(suffix)?;
     let (format, base, exponent) = read_suffix(suffix)?;
     let nanos = scale(whole, fraction, base, exponent);
-    Ok(Quantity { nanos: if negative { -nanos } else { nanos }, format })
+    Ok(Quantity::from_nanos(if negative { -nanos } else { nanos }, format))
 }
 
 /// What upstream's regular expression allows after the number.
