@@ -76,7 +76,10 @@ fn values_come_from_literals_fields_and_maps_in_order() {
     assert_eq!(references("shop", &container).len(), 3);
     let env = resolve(&container, &found(Kind::ConfigMap, "settings", &[("greeting", "hi")]), &[]).expect("complete");
     let pairs: Vec<(&str, &str)> = env.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-    assert_eq!(pairs, [("BOTH", "hi from n1"), ("GREETING", "hi"), ("NODE", "n1"), ("P_greeting", "own")]);
+    assert_eq!(
+        pairs,
+        [("BOTH", "hi from n1"), ("GREETING", "hi"), ("HOSTNAME", "p"), ("NODE", "n1"), ("P_greeting", "own"),]
+    );
 }
 
 #[test]

@@ -52,11 +52,6 @@ fn address(context: &Context, pod: &core::Pod) -> Result<IpAddr, String> {
     context.addresses.allocate(uid).ok_or_else(full)
 }
 
-fn hostname(pod: &core::Pod) -> String {
-    let own = pod.spec.as_ref().and_then(|spec| spec.hostname.clone());
-    own.or_else(|| pod.metadata.name.clone()).unwrap_or_default()
-}
-
 fn sandbox_spec(context: &Context, pod: &core::Pod, ip: IpAddr) -> SandboxSpec {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let meta = &pod.metadata;
@@ -68,7 +63,7 @@ fn sandbox_spec(context: &Context, pod: &core::Pod, ip: IpAddr) -> SandboxSpec {
         uid: text(&meta.uid),
         namespace: text(&meta.namespace),
         name: text(&meta.name),
-        hostname: hostname(pod),
+        hostname: spec.and_then(|spec| spec.hostname.clone()).unwrap_or_else(|| text(&meta.name)),
         ip,
         memory_limit: memory.and_then(|memory| u64::try_from(memory.units()).ok()),
         outbound: context.outbound.clone(),
@@ -113,9 +108,7 @@ impl Launch {
         let (found, objects) = self.lookup(context, container).await?;
         let fields = context.fields(&self.pod, self.ip);
         let config_error = |why| config("CreateContainerConfigError", why);
-        let mut env = env::environment(&fields, container, &context.services.list(), &found).map_err(config_error)?;
-        // Set by container runtimes elsewhere, and read by many programs.
-        env.entry("HOSTNAME".to_owned()).or_insert_with(|| hostname(&self.pod));
+        let env = env::environment(&fields, container, &context.services.list(), &found).map_err(config_error)?;
         let mounts = self.volumes.mounts(container, &env).map_err(config_error)?;
         let log = context.logs.open(&self.log_dir, &container.name, self.run);
         let spec = ContainerSpec {
