@@ -69,8 +69,11 @@ fn is_well_formed(selector: &Value) -> bool {
     errors.is_empty()
 }
 
-/// A selector as upstream's struct writes it: labels before expressions.
+/// A selector as upstream's struct writes it: labels before expressions; `null` for none.
 pub fn selector_text(selector: &Value) -> String {
+    if selector.is_null() {
+        return "null".to_owned();
+    }
     let mut parts = Vec::new();
     for name in ["matchLabels", "matchExpressions"] {
         if let Some(value) = selector.get(name).filter(|value| !meta::is_empty(value)) {
@@ -93,5 +96,22 @@ pub fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
     match old {
         Some(old) if meta::same(&new["spec"]["template"], &old["spec"]["template"]) => Vec::new(),
         _ => warnings::of(&Field::root(new).get("spec").get("template").get("spec")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_selector_is_shown_in_the_struct_s_order() {
+        assert_eq!(selector_text(&Value::Null), "null");
+        assert_eq!(selector_text(&json!({})), "{}");
+        let selector = json!({"matchExpressions": [{"key": "a", "operator": "Exists"}], "matchLabels": {"b": "c"}});
+        assert_eq!(
+            selector_text(&selector),
+            r#"{"matchLabels":{"b":"c"},"matchExpressions":[{"key":"a","operator":"Exists"}]}"#
+        );
     }
 }
