@@ -379,14 +379,3 @@ async fn a_stranger_is_refused() {
     let response = api.server.router().oneshot(request).await.expect("a router never fails");
     assert_eq!(response.status(), StatusCode::FORBIDDEN);
 }
-
-/// Serves the API over plain HTTP for `tests/oracle/replay.py`, at the address in `CORACLE_SERVE`, until
-/// the process is ended.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "serves until it is ended; for replaying the oracle by hand"]
-async fn serve_for_replay() {
-    let address = std::env::var("CORACLE_SERVE").unwrap_or_else(|_| "127.0.0.1:8099".to_owned());
-    let listener = tokio::net::TcpListener::bind(&address).await.expect("a free address");
-    let api = Api::start().await;
-    axum::serve(listener, api.router()).await.expect("serving");
-}

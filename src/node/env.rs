@@ -214,5 +214,4 @@ fn service_variables(service: &core::Service, env: &mut BTreeMap<String, String>
 }
 
 #[cfg(test)]
-#[path = "env_tests.rs"]
 mod tests;

@@ -302,5 +302,4 @@ fn stamp(at: Timestamp) -> String {
 }
 
 #[cfg(test)]
-#[path = "logs_tests.rs"]
 mod tests;

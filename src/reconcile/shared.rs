@@ -259,7 +259,7 @@ fn take_in<K: Watched>(inner: &Inner<K>, event: Event<K>, fresh: &mut Vec<K>) {
             inner.tell(diff);
         }
         Event::Delete(object) => {
-            let diff = inner.write().removed(&object);
+            let diff = inner.write().removed(&object, Instant::now());
             inner.tell(diff);
         }
         Event::Init => fresh.clear(),

@@ -15,7 +15,7 @@ use super::key::{ObjectKey, revision};
 /// watch; short enough that an object which came and went in a gap of the watch does not haunt us.
 const UNCONFIRMED: Duration = Duration::from_secs(30);
 
-/// More recent own deletions than this are not remembered: only the protection against a late event is
+/// More recent deletions than this are not remembered: only the protection against a late event is
 /// lost then, and the next event repairs it.
 const MAX_GONE: usize = 64 * 1024;
 
@@ -41,8 +41,14 @@ pub(super) struct Store<K> {
     objects: BTreeMap<ObjectKey, Arc<K>>,
     indexes: Vec<(&'static str, Extract<K>, Index)>,
     unconfirmed: HashMap<ObjectKey, Unconfirmed>,
-    /// Uids known to be gone for good, whatever a late event says.
-    gone: HashMap<String, Instant>,
+    /// Uids known to be gone, whatever a late event or the late answer to an own write says.
+    gone: HashMap<String, Gone>,
+}
+
+struct Gone {
+    since: Instant,
+    /// What is shown of the object at a later revision is news: it left a selection and is back.
+    revision: u64,
 }
 
 impl<K: Resource> Store<K> {
@@ -109,9 +115,10 @@ impl<K: Resource> Store<K> {
     }
 
     /// The watch shows the end of an object.
-    pub(super) fn removed(&mut self, object: &K) -> Option<Diff<K>> {
+    pub(super) fn removed(&mut self, object: &K, now: Instant) -> Option<Diff<K>> {
         if let Some(uid) = object.meta().uid.as_deref() {
-            self.gone.remove(uid);
+            // The answer to an own write may come after the end that followed it.
+            self.remember(uid, Gone { since: now, revision: revision(object.meta()) });
         }
         let key = ObjectKey::of(object);
         let held = self.objects.get(&key)?;
@@ -122,13 +129,17 @@ impl<K: Resource> Store<K> {
 
     /// An own deletion is known to be complete.
     pub(super) fn deleted(&mut self, key: &ObjectKey, uid: &str, now: Instant) -> Option<Diff<K>> {
+        self.remember(uid, Gone { since: now, revision: u64::MAX });
+        if self.objects.get(key)?.meta().uid.as_deref() == Some(uid) { self.take(key) } else { None }
+    }
+
+    fn remember(&mut self, uid: &str, gone: Gone) {
         if self.gone.len() >= MAX_GONE {
-            self.gone.retain(|_, since| now.duration_since(*since) < UNCONFIRMED);
+            self.gone.retain(|_, known| gone.since.duration_since(known.since) < UNCONFIRMED);
         }
         if self.gone.len() < MAX_GONE {
-            self.gone.insert(uid.to_owned(), now);
+            self.gone.insert(uid.to_owned(), gone);
         }
-        if self.objects.get(key)?.meta().uid.as_deref() == Some(uid) { self.take(key) } else { None }
     }
 
     /// A complete list: everything else is gone, except what was written so lately that the list may
@@ -148,7 +159,7 @@ impl<K: Resource> Store<K> {
 
     /// Forgets own writes that no watch has confirmed for long.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<Diff<K>> {
-        self.gone.retain(|_, since| now.duration_since(*since) < UNCONFIRMED);
+        self.gone.retain(|_, gone| now.duration_since(gone.since) < UNCONFIRMED);
         let old = self.unconfirmed.iter().filter(|(_, u)| now.duration_since(u.since) >= UNCONFIRMED);
         let old: Vec<(ObjectKey, bool)> = old.map(|(k, u)| (k.clone(), u.missing_from_list)).collect();
         let mut diffs = Vec::new();
@@ -162,7 +173,8 @@ impl<K: Resource> Store<K> {
     }
 
     fn put(&mut self, key: ObjectKey, object: K) -> Option<Diff<K>> {
-        if object.meta().uid.as_ref().is_some_and(|uid| self.gone.contains_key(uid)) {
+        let gone = object.meta().uid.as_ref().and_then(|uid| self.gone.get(uid));
+        if gone.is_some_and(|gone| revision(object.meta()) <= gone.revision) {
             return None;
         }
         let old = self.objects.get(&key).cloned();
@@ -251,8 +263,21 @@ mod tests {
         assert!(store.deleted(&ObjectKey::new("ns", "a"), "1", now).is_some());
         assert!(store.shown(object("a", "1", 6)).is_none());
         assert!(store.written(object("a", "2", 8), now).is_some());
-        assert!(store.removed(&object("a", "1", 7)).is_none(), "the end of the first is not the end of the second");
+        assert!(
+            store.removed(&object("a", "1", 7), now).is_none(),
+            "the end of the first is not the end of the second"
+        );
         assert_eq!(held(&store, "a").as_deref(), Some("8"));
+    }
+
+    #[test]
+    fn the_late_answer_to_a_write_does_not_revive_what_has_gone_since() {
+        let (mut store, now) = (Store::new(), Instant::now());
+        store.shown(object("a", "1", 5));
+        assert!(store.removed(&object("a", "1", 7), now).is_some());
+        assert!(store.written(object("a", "1", 6), now).is_none());
+        assert_eq!(held(&store, "a"), None);
+        assert!(store.shown(object("a", "1", 8)).is_some(), "it left a selection and is back");
     }
 
     #[test]
@@ -278,7 +303,7 @@ mod tests {
         assert_eq!(store.by_index("uid", "1").len(), 1);
         store.shown(object("b", "3", 3));
         assert!(store.by_index("uid", "2").is_empty());
-        store.removed(&object("b", "3", 4));
+        store.removed(&object("b", "3", 4), Instant::now());
         assert!(store.by_index("uid", "3").is_empty());
     }
 }

@@ -237,8 +237,10 @@ impl Write {
     fn succeeded(&self, cluster: &Cluster, answer: &Value) -> String {
         let (group, plural) = (&self.resource.group, &self.resource.plural);
         let metadata = &answer["metadata"];
+        // One that is shown with a mark, but no grace and no finalizers, went in the same request.
+        let held = !metadata["finalizers"].is_null() || metadata["deletionGracePeriodSeconds"] != 0;
         if let Action::Delete { uid: Some(uid), .. } = &self.action
-            && (answer["kind"] == "Status" || metadata["deletionTimestamp"].is_null())
+            && (answer["kind"] == "Status" || metadata["deletionTimestamp"].is_null() || !held)
         {
             cluster.observe_gone(group, plural, &self.key, uid);
         } else if answer["kind"] == *self.resource.kind {

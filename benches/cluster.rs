@@ -1,0 +1,36 @@
+//! The whole, through the binary: what a user of `coracle up` waits for, and what it weighs.
+//!
+//! `cargo bench --bench cluster` measures everything; `cargo bench --bench cluster -- heal kill` only
+//! the sections named: `start`, `apply`, `thousand`, `heal`, `kill`, `requests`. Each starts a cluster of
+//! its own, on free ports, in a directory of its own. Nothing is asserted: the goals are printed beside
+//! the figures. `requests` needs `wrk` and `wasmtime` on the PATH, and says so when they are missing.
+
+#[path = "cluster/harness.rs"]
+mod harness;
+#[path = "cluster/sections.rs"]
+mod sections;
+
+/// One part of the report.
+struct Section {
+    name: &'static str,
+    run: fn(),
+}
+
+const SECTIONS: &[Section] = &[
+    Section { name: "start", run: sections::start },
+    Section { name: "apply", run: sections::apply },
+    Section { name: "thousand", run: sections::thousand },
+    Section { name: "heal", run: sections::heal },
+    Section { name: "kill", run: sections::kill },
+    Section { name: "requests", run: sections::requests },
+];
+
+fn main() {
+    let asked: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    for section in SECTIONS {
+        if asked.is_empty() || asked.iter().any(|name| name == section.name) {
+            println!("\n{}", section.name);
+            (section.run)();
+        }
+    }
+}
