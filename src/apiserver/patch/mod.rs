@@ -13,8 +13,8 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::codec::{Expected, FieldValidation, json as text};
-use crate::kinds::KindInfo;
+use super::codec::{Expected, FieldValidation, join_group, json as text};
+use crate::kinds::{KINDS, KindInfo};
 use crate::kinds::schema::conform::{Mismatch, conform};
 
 /// What a PATCH request carries.
@@ -198,14 +198,12 @@ fn typed(
 ) -> Result<Patched, PatchError> {
     let before = shown(&object);
     let invalid = |detail: String| PatchError::Invalid { value: before.clone(), detail };
+    claim(expected, &object, &words).map_err(|error| match error {
+        Claim::Unreadable(detail) => invalid(detail),
+        Claim::Another(message) => PatchError::BadRequest(message),
+    })?;
     conform(expected.schema, &mut object, &mut strict).map_err(|mismatch| invalid(words(&mismatch)))?;
     let api_version = expected.api_version();
-    for (name, wanted) in [("apiVersion", api_version.as_str()), ("kind", expected.kind)] {
-        let found = object.get(name).and_then(Value::as_str).unwrap_or(wanted);
-        if found != wanted {
-            return Err(PatchError::BadRequest(format!("a patch cannot change {name} from {wanted:?} to {found:?}")));
-        }
-    }
     if let Some(map) = object.as_object_mut() {
         map.insert("apiVersion".to_owned(), Value::from(api_version));
         map.insert("kind".to_owned(), Value::from(expected.kind));
@@ -216,6 +214,33 @@ fn typed(
         FieldValidation::Strict if strict.is_empty() => Ok(Patched { object, warnings: Vec::new() }),
         FieldValidation::Strict => Err(invalid(format!("strict decoding error: {}", strict.join(", ")))),
     }
+}
+
+/// Why the patched object is not of the kind that was patched.
+enum Claim {
+    /// It cannot even be read as what it says it is.
+    Unreadable(String),
+    Another(String),
+}
+
+/// Checks what the patched object says it is: upstream decodes it as that, whatever it was before.
+fn claim(expected: &Expected<'_>, object: &Value, words: impl Fn(&Mismatch) -> String) -> Result<(), Claim> {
+    let own = expected.api_version();
+    let said = |field: &str| object.get(field).and_then(Value::as_str);
+    let (version, kind) = (said("apiVersion").unwrap_or(&own), said("kind").unwrap_or(expected.kind));
+    if (version, kind) == (own.as_str(), expected.kind) {
+        return Ok(());
+    }
+    let infos = KINDS.iter().map(|kind| kind.info());
+    let found = infos.filter(|info| info.kind == kind).find(|info| join_group(info.group, info.version) == version);
+    let Some(other) = found.and_then(Expected::of) else {
+        return Err(Claim::Unreadable(format!(
+            "no kind {kind:?} is registered for version {version:?} in scheme \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\""
+        )));
+    };
+    conform(other.schema, &mut object.clone(), &mut Vec::new())
+        .map_err(|mismatch| Claim::Unreadable(words(&mismatch)))?;
+    Err(Claim::Another(format!("a patch cannot make a {} in {own} a {kind} in {version}", expected.kind)))
 }
 
 /// A value as Go's `%v` prints it; upstream's errors show patches that way.

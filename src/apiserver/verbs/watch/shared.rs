@@ -12,8 +12,9 @@ use crate::apiserver::registry::encoding;
 use crate::kinds::Kind;
 use crate::store::Change;
 
-/// Twice the changes of a burst of a thousand pods; each slot keeps one decoded object of a few KiB.
-const SLOTS: usize = 2048;
+/// Watchers of one process are at most so many changes apart when they share. Each slot may keep two decoded
+/// objects, tens of KiB for a pod, long after the last watcher has read them.
+const SLOTS: usize = 256;
 
 /// The ring, shared by all watches.
 #[derive(Clone)]

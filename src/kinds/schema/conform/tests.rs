@@ -65,6 +65,8 @@ fn the_words_of_a_fields_own_parser() {
             "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
         ),
         (CONFIG_MAP, json!({"binaryData": {"b": "not base64!"}}), "illegal base64 data at input byte 3"),
+        (CONFIG_MAP, json!({"binaryData": {"b": "1"}}), "illegal base64 data at input byte 0"),
+        (CONFIG_MAP, json!({"binaryData": {"b": "MTIzMQ="}}), "illegal base64 data at input byte 7"),
         ("io.k8s.api.core.v1.Secret", json!({"data": {"x": "***"}}), "illegal base64 data at input byte 0"),
         (
             CONFIG_MAP,
