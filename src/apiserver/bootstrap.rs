@@ -14,7 +14,7 @@ use super::{ApiServer, hooks};
 use crate::kinds::Kind;
 use crate::kinds::endpoint_slice::EndpointSlice;
 use crate::kinds::endpoints::Endpoints;
-use crate::kinds::ingress_class::IngressClass;
+use crate::kinds::ingress_class::{self, IngressClass};
 use crate::kinds::meta as kmeta;
 use crate::kinds::namespace::Namespace;
 use crate::kinds::runtime_class::RuntimeClass;
@@ -74,8 +74,10 @@ async fn ensure_current(registry: &Registry, kind: &'static dyn Kind, object: Va
 
 fn ingress_class() -> Value {
     json!({
-        "metadata": {"name": "coracle", "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}},
-        "spec": {"controller": "coracle.dev/ingress"},
+        "metadata": {
+            "name": ingress_class::OWN_CLASS, "annotations": {ingress_class::DEFAULT_ANNOTATION: "true"},
+        },
+        "spec": {"controller": ingress_class::CONTROLLER},
     })
 }
 

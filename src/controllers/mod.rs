@@ -9,6 +9,7 @@ mod deployment;
 mod diff;
 mod endpoints;
 mod garbage;
+mod ingress_status;
 mod namespace;
 mod node_lifecycle;
 mod nodes;
@@ -90,6 +91,13 @@ pub static CONTROLLERS: &[Controller] = &[
         name: "root-ca",
         start: |cluster, config| {
             let controller = root_ca::RootCa::new(&cluster, &config.root_ca_pem);
+            Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+    Controller {
+        name: "ingress-status",
+        start: |cluster, _| {
+            let controller = ingress_status::IngressStatuses::new(&cluster);
             Box::pin(run_reconciler(cluster, controller, WORKERS))
         },
     },

@@ -1,10 +1,49 @@
 //! IngressClass of `networking.k8s.io/v1`: which controller serves an Ingress.
 
+use std::sync::Arc;
+
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass as Class};
 use serde_json::Value;
 
 use super::common::{same, set_default, text};
 use super::field::{Errors, Field};
 use super::{ALL_VERBS, Column, Kind, KindInfo, column, meta, names, time};
+
+/// What `spec.controller` of an IngressClass says when its Ingresses are ours.
+pub const CONTROLLER: &str = "coracle.dev/ingress";
+/// The class that the cluster comes with.
+pub const OWN_CLASS: &str = "coracle";
+/// Marks the class of Ingresses that name none.
+pub const DEFAULT_ANNOTATION: &str = "ingressclass.kubernetes.io/is-default-class";
+/// How an Ingress named its class before there was a field for it.
+pub const OLD_ANNOTATION: &str = "kubernetes.io/ingress.class";
+
+/// Whether the cluster's own router serves `ingress`.
+pub fn is_ours(ingress: &Ingress, classes: &[Arc<Class>]) -> bool {
+    let annotation = ingress.metadata.annotations.as_ref().and_then(|all| all.get(OLD_ANNOTATION));
+    let named = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_ref()).or(annotation);
+    match named {
+        Some(name) => {
+            let class = classes.iter().find(|class| class.metadata.name.as_ref() == Some(name));
+            name == OWN_CLASS || class.is_some_and(|class| has_our_controller(class))
+        }
+        // Admission writes the default class into new Ingresses; this one is older than the class.
+        None => {
+            let mut defaults = classes.iter().filter(|class| is_default(class));
+            classes.is_empty() || defaults.any(|class| has_our_controller(class))
+        }
+    }
+}
+
+fn has_our_controller(class: &Class) -> bool {
+    let controller = class.spec.as_ref().and_then(|spec| spec.controller.as_deref());
+    controller == Some(CONTROLLER) || class.metadata.name.as_deref() == Some(OWN_CLASS)
+}
+
+fn is_default(class: &Class) -> bool {
+    let annotations = class.metadata.annotations.as_ref();
+    annotations.and_then(|all| all.get(DEFAULT_ANNOTATION)).is_some_and(|value| value == "true")
+}
 
 /// Upstream's limit on `spec.controller`.
 const MAX_CONTROLLER_BYTES: usize = 250;

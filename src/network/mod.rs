@@ -46,10 +46,7 @@ pub use local::{LocalPods, Registration};
 pub use outbound::OutboundPolicy;
 pub use pods::PodListener;
 pub use service::Unbound;
-pub use table::{
-    Endpoint, INGRESS_CONTROLLER, IngressMatch, Objects, Protocol, Resolved, RouteTable, Service, ServiceKind,
-    ServicePort,
-};
+pub use table::{Endpoint, IngressMatch, Objects, Protocol, Resolved, RouteTable, Service, ServiceKind, ServicePort};
 
 /// What a node's network is to do.
 #[derive(Clone)]

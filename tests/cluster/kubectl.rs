@@ -187,6 +187,40 @@ fn logs_events_and_pods_of_commands() {
 }
 
 #[test]
+fn an_editor_changes_an_object() {
+    with_each(&[], |k| {
+        k.ok("create configmap settings --from-literal=colour=red");
+        let mut edit = std::process::Command::new(k.kubectl);
+        edit.arg("--kubeconfig").arg(k.cluster.kubeconfig()).args(["edit", "configmap", "settings"]);
+        edit.env("KUBE_EDITOR", "sed -i s/red/blue/").env("HOME", k.cluster.dir.path());
+        let output = edit.output().expect("kubectl runs");
+        assert!(both(&output).contains("configmap/settings edited"), "{}", both(&output));
+        k.says("get configmap settings -o jsonpath={.data.colour}", &["blue"]);
+    });
+}
+
+#[test]
+fn logs_are_followed_while_they_grow() {
+    with_each(&["manifests/worker.yaml"], |k| {
+        let mut child = std::process::Command::new(k.kubectl)
+            .arg("--kubeconfig")
+            .arg(k.cluster.kubeconfig())
+            .args(["logs", "-f", "--tail=1", "deploy/worker"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("kubectl starts");
+        let stdout = child.stdout.take().expect("stdout");
+        let lines = std::io::BufRead::lines(std::io::BufReader::new(stdout)).map_while(Result::ok);
+        let ticks: Vec<String> = lines.filter(|line| line.contains("tick")).take(3).collect();
+        let _ = child.kill();
+        let _ = child.wait();
+        let numbers: Vec<u64> =
+            ticks.iter().filter_map(|line| line.rsplit(' ').next().and_then(|word| word.parse().ok())).collect();
+        assert!(numbers.len() == 3 && numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{ticks:?}");
+    });
+}
+
+#[test]
 fn nodes_are_cordoned_and_tainted() {
     with_each(&[], |k| {
         k.says("cordon node-1", &["cordoned"]);

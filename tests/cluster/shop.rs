@@ -1,6 +1,6 @@
 //! The main job: one command, and a shop that answers.
 
-use crate::harness::{Cluster, kubectls};
+use crate::harness::{Cluster, PATIENCE, eventually, kubectls};
 
 #[test]
 fn one_command_starts_a_shop_that_sells() {
@@ -22,6 +22,10 @@ fn the_shop_comes_back_with_all_its_state() {
     }
     let mut cluster = Cluster::with_manifests(&["manifests/shop.yaml"]);
     cluster.kubectl(&["-n", "shop", "scale", "deploy/cart", "--replicas=4"]);
+    eventually("the Ingress to show its class and address", PATIENCE, || {
+        let shown = cluster.kubectl(&["-n", "shop", "get", "ingress", "shop"]);
+        (shown.contains("coracle") && shown.contains("127.0.0.1")).then_some(()).ok_or(shown)
+    });
     let before = cluster.get(&["-n", "shop", "deploy", "cart"]);
     cluster.stop();
     cluster.start_again();

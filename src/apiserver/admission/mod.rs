@@ -4,6 +4,7 @@
 //! A plugin looks at other objects (in the store, in memory: no plugin waits) and changes the new object
 //! or refuses it. What a kind can decide from the object alone is not here but in `kinds`.
 
+mod default_ingress_class;
 mod namespace_lifecycle;
 mod node_taint;
 mod priority;
@@ -55,6 +56,7 @@ const CHAIN: &[Plugin] = &[
     priority::admit,
     tolerations::admit,
     runtime_class::admit,
+    default_ingress_class::admit,
 ];
 
 /// Lets every plugin see `object`; for a deletion it is `Null`.

@@ -7,6 +7,8 @@ use serde_json::json;
 use super::*;
 use crate::apiserver::allocate::Allocator;
 use crate::kinds::Kind;
+use crate::kinds::ingress::Ingress;
+use crate::kinds::ingress_class::IngressClass;
 use crate::kinds::namespace::Namespace;
 use crate::kinds::node::Node;
 use crate::kinds::pod::Pod;
@@ -83,6 +85,29 @@ async fn a_runtime_class_brings_its_overhead_and_place() {
     assert_eq!(pod["spec"]["nodeSelector"], json!({"kind": "big"}));
     let clash = json!({"runtimeClassName": "heavy", "nodeSelector": {"kind": "small"}, "containers": []});
     assert!(admitted(&registry, clash).is_err_and(|why| why.contains("conflict")));
+}
+
+#[tokio::test]
+async fn an_ingress_without_a_class_gets_the_newest_default() {
+    let registry = registry().await;
+    let ingress = |metadata: Value, spec: Value| {
+        let mut object = json!({"metadata": metadata, "spec": spec});
+        let place = Place { kind: &Ingress, namespace: "shop", name: "i" };
+        admit(&registry, place, Operation::Create, &mut object, None).expect("admitted");
+        object["spec"]["ingressClassName"].clone()
+    };
+    assert_eq!(ingress(json!({}), json!({})), Value::Null, "there is no default yet");
+    let class = |name: &str, default: &str| {
+        let annotations = json!({"ingressclass.kubernetes.io/is-default-class": default});
+        json!({"metadata": {"name": name, "annotations": annotations}, "spec": {"controller": "x.example/y"}})
+    };
+    for object in [class("a", "false"), class("b", "true"), class("c", "true")] {
+        registry.create(&IngressClass, "", object, false).await.expect("made");
+    }
+    assert_eq!(ingress(json!({}), json!({})), "b");
+    assert_eq!(ingress(json!({}), json!({"ingressClassName": "a"})), "a");
+    let old = json!({"annotations": {"kubernetes.io/ingress.class": "nginx"}});
+    assert_eq!(ingress(old, json!({})), Value::Null);
 }
 
 #[tokio::test]

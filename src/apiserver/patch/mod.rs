@@ -14,8 +14,8 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::codec::{Expected, FieldValidation, join_group, json as text};
-use crate::kinds::{KINDS, KindInfo};
 use crate::kinds::schema::conform::{Mismatch, conform};
+use crate::kinds::{KINDS, KindInfo};
 
 /// What a PATCH request carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

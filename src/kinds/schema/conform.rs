@@ -344,7 +344,11 @@ fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
             base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
             // Go names the start of a group that is cut short, and the end where padding is.
             base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => {
-                if kept.ends_with(b"=") { kept.len() } else { kept.len() - kept.len() % 4 }
+                if kept.ends_with(b"=") {
+                    kept.len()
+                } else {
+                    kept.len() - kept.len() % 4
+                }
             }
         };
         format!("illegal base64 data at input byte {at}")

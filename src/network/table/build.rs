@@ -11,15 +11,10 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::ingress::{Backend, IngressRules, PathKind};
 use super::{Endpoint, Protocol, RouteTable, Service, ServiceKind, ServicePort};
+use crate::kinds::ingress_class;
 use crate::network::balance::Health;
 
-/// What `spec.controller` of an IngressClass says when its Ingresses are ours.
-pub const INGRESS_CONTROLLER: &str = "coracle.dev/ingress";
-/// The class that the cluster comes with.
-const INGRESS_CLASS: &str = "coracle";
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
-const DEFAULT_CLASS_ANNOTATION: &str = "ingressclass.kubernetes.io/is-default-class";
-const OLD_CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 /// Everything a table is made from.
 #[derive(Debug, Clone, Copy, Default)]
@@ -265,7 +260,7 @@ fn ingress_rules(table: &RouteTable, objects: &Objects<'_>) -> IngressRules {
         .ingresses
         .iter()
         .map(|ingress| &**ingress)
-        .filter(|ingress| is_ours(ingress, objects.classes))
+        .filter(|ingress| ingress_class::is_ours(ingress, objects.classes))
         .collect();
     ours.sort_by_key(|ingress| {
         let meta = &ingress.metadata;
@@ -298,30 +293,4 @@ fn backend_of(table: &RouteTable, namespace: &str, backend: &IngressBackend) -> 
         (Some(name), _) if !name.is_empty() => service.port_named(name).cloned(),
         (_, number) => service.port(u16::try_from(number?).ok()?).cloned(),
     }
-}
-
-fn is_ours(ingress: &Ingress, classes: &[Arc<IngressClass>]) -> bool {
-    let annotation = ingress.metadata.annotations.as_ref().and_then(|all| all.get(OLD_CLASS_ANNOTATION));
-    let named = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_ref()).or(annotation);
-    match named {
-        Some(name) => {
-            let class = classes.iter().find(|class| class.metadata.name.as_ref() == Some(name));
-            name == INGRESS_CLASS || class.is_some_and(|class| has_our_controller(class))
-        }
-        // Admission writes the default class into new Ingresses; this one is older than the class.
-        None => {
-            let mut defaults = classes.iter().filter(|class| is_default(class));
-            classes.is_empty() || defaults.any(|class| has_our_controller(class))
-        }
-    }
-}
-
-fn has_our_controller(class: &IngressClass) -> bool {
-    let controller = class.spec.as_ref().and_then(|spec| spec.controller.as_deref());
-    controller == Some(INGRESS_CONTROLLER) || class.metadata.name.as_deref() == Some(INGRESS_CLASS)
-}
-
-fn is_default(class: &IngressClass) -> bool {
-    let annotations = class.metadata.annotations.as_ref();
-    annotations.and_then(|all| all.get(DEFAULT_CLASS_ANNOTATION)).is_some_and(|value| value == "true")
 }

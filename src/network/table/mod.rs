@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use http::uri::Authority;
 
-pub use build::{INGRESS_CONTROLLER, Objects};
+pub use build::Objects;
 pub use ingress::IngressMatch;
 use ingress::IngressRules;
 

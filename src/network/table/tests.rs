@@ -3,6 +3,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::kinds::ingress_class;
 
 /// Objects as the API gives them, from their JSON.
 #[derive(Default)]
@@ -316,8 +317,8 @@ fn ingresses_of_other_classes_are_left_alone() {
         let annotations = json!({"ingressclass.kubernetes.io/is-default-class": default.to_string()});
         json!({"metadata": {"name": name, "annotations": annotations}, "spec": {"controller": controller}})
     };
-    let ours = class("mine", INGRESS_CONTROLLER, false);
-    let ours_default = class("coracle", INGRESS_CONTROLLER, true);
+    let ours = class("mine", ingress_class::CONTROLLER, false);
+    let ours_default = class("coracle", ingress_class::CONTROLLER, true);
     let other_default = class("nginx", "k8s.io/ingress-nginx", true);
     for (named, classes, taken) in [
         (json!(null), vec![], true),
