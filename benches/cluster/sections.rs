@@ -138,14 +138,27 @@ pub fn thousand() {
         times.push(took);
         let cpu = [0, 1].map(|index| (cpu_time(roles[index]) - cpu[index]).as_secs_f64());
         settle();
-        let grown = [0, 1].map(|index| resident(roles[index]).0.saturating_sub(before[index]) as f64 / f64::from(PODS));
+        let first = roles.map(|pid| resident(pid).0);
+        // The first thousand also fill the bounded caches; what each further pod weighs is the rest.
+        block_on(async {
+            let deployments: Api<Deployment> = Api::default_namespaced(cluster.client().await);
+            tokio::time::timeout(PATIENCE, deploy(&deployments, "more", PODS)).await.expect("ready in time")
+        });
+        settle();
+        let second = roles.map(|pid| resident(pid).0);
+        let each = |from: [u64; 2], to: [u64; 2]| {
+            [0, 1].map(|index| to[index].saturating_sub(from[index]) as f64 / f64::from(PODS) / 1024.0)
+        };
+        let ([server, node], [more_server, more_node]) = (each(before, first), each(first, second));
         println!(
-            "  round {round}: {PODS} ready after {:.2} s (CPU: server {:.2} s, node {:.2} s); a pod weighs {:.1} KiB in the server, {:.1} KiB in the node (goal: ≤ 100 in all)",
+            "  round {round}: {PODS} ready after {:.2} s (CPU: server {:.2} s, node {:.2} s)",
             took.as_secs_f64(),
             cpu[0],
-            cpu[1],
-            grown[0] / 1024.0,
-            grown[1] / 1024.0
+            cpu[1]
+        );
+        println!(
+            "    KiB a pod: the first thousand {server:.1} server + {node:.1} node, the second {more_server:.1} + {more_node:.1} = {:.1} (goal: ≤ 100 in all)",
+            more_server + more_node
         );
     }
     percentiles("1,000 pods of one Deployment ready", times, "goal: ≤ 2000");

@@ -14,7 +14,7 @@ use crate::store::Change;
 
 /// Watchers of one process are at most so many changes apart when they share. Each slot may keep two decoded
 /// objects, tens of KiB for a pod, long after the last watcher has read them.
-const SLOTS: usize = 256;
+const SLOTS: usize = 128;
 
 /// The ring, shared by all watches.
 #[derive(Clone)]
