@@ -128,8 +128,8 @@ impl Server {
                 };
                 server.begin(accepted, &close, &answer);
             }
-            // What the kernel has accepted already must not be reset.
-            while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
+            // What the kernel has accepted already must not be reset, however much this task has done.
+            while let Some(Ok((stream, peer))) = tokio::task::unconstrained(listener.accept()).now_or_never() {
                 server.begin(Some((stream, peer)), &close, &answer);
             }
         });

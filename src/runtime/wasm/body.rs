@@ -1,7 +1,8 @@
 //! Response bodies as they come out of a guest.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -14,12 +15,21 @@ use crate::wire::{BoxError, HttpBody};
 
 const UNFINISHED: &str = "the guest ended without finishing its response";
 
+/// What is in the body now. Its channel is Tokio's, which says "not yet" to a task that has done enough
+/// for one turn, whatever is in it: for a guest that has ended, that would be the end of its answer.
+fn poll_all(
+    body: &mut HyperOutgoingBody,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, wasmtime_wasi_http::Error>>> {
+    pin!(tokio::task::unconstrained(poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)))).poll(cx)
+}
+
 /// The body of a guest that has ended: everything it wrote is here, so that its length is known.
 pub fn collect_ready(mut body: HyperOutgoingBody) -> Result<HttpBody, String> {
     let mut cx = Context::from_waker(Waker::noop());
     let mut frames = VecDeque::new();
     loop {
-        match Pin::new(&mut body).poll_frame(&mut cx) {
+        match poll_all(&mut body, &mut cx) {
             Poll::Ready(Some(Ok(frame))) => frames.push_back(frame),
             Poll::Ready(Some(Err(error))) => return Err(format!("the guest's response failed: {error}")),
             Poll::Ready(None) => break,
@@ -76,7 +86,7 @@ impl StreamingBody {
 
     /// What the guest has written, if anything new.
     fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else { return Poll::Pending };
+        let Poll::Ready(frame) = poll_all(&mut self.body, cx) else { return Poll::Pending };
         match frame {
             Some(Ok(frame)) => {
                 if let (Some(missing), Some(data)) = (&mut self.missing, frame.data_ref()) {
