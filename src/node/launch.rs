@@ -12,13 +12,14 @@ use super::context::Context;
 use super::env::{self, Found};
 use super::fields::{limit_millis, limit_units};
 use super::images::PullPolicy;
+use super::instances;
 use super::logs::ContainerLog;
 use super::objects::{Lookup, Tracked};
 use super::plan::{Index, Plan};
 use super::pod::{Note, Refusal, RefusalKind};
 use super::probes::{self, Answer, Target};
 use super::volumes::{PodVolumes, Sources};
-use crate::runtime::{Container, ContainerSpec, Image, InstancePolicy, Sandbox, SandboxSpec, StartError};
+use crate::runtime::{Container, ContainerSpec, Image, Sandbox, SandboxSpec, StartError};
 use crate::wire::HttpService;
 
 /// Upstream lets a `postStart` hook take for ever; nobody is served by a container that never starts.
@@ -106,6 +107,8 @@ impl Launch {
         let _place = if self.run == 0 { context.starting.acquire().await.ok() } else { None };
         let image = self.image(context, container).await?;
         let (found, objects) = self.lookup(context, container).await?;
+        let instances =
+            instances::policy(&self.pod, &container.name).map_err(|why| config("CreateContainerConfigError", why))?;
         let fields = context.fields(&self.pod, self.ip);
         let config_error = |why| config("CreateContainerConfigError", why);
         let env = env::environment(&fields, container, &context.services.list(), &found).map_err(config_error)?;
@@ -120,7 +123,7 @@ impl Launch {
             memory_limit: limit_units(container, "memory"),
             cpu_limit_millis: limit_millis(container, "cpu"),
             output: log.clone(),
-            instances: InstancePolicy::default(),
+            instances,
         };
         let started = self.sandbox.start(&spec).await.map_err(refused)?;
         self.post_start(context, container, &started).await?;

@@ -20,6 +20,7 @@ mod env;
 mod fields;
 mod heartbeat;
 mod images;
+mod instances;
 mod ip;
 mod launch;
 mod log_reader;

@@ -89,12 +89,15 @@ pub struct InstancePolicy {
     /// Requests that one instance answers, one after the other, before it is thrown away. 1: each
     /// request has an instance of its own, so that nothing of one call is left for the next.
     pub max_requests_per_instance: u32,
-    /// Calls in flight in this container; beyond it the answer is [`crate::wire::CallError::Overloaded`].
+    /// Calls that the container's guests answer at a time; more wait in line.
     pub max_concurrent: usize,
+    /// Calls that wait in line, in order of arrival; beyond it the answer is
+    /// [`crate::wire::CallError::Overloaded`].
+    pub max_queued: usize,
     /// How long an instance that may be used again is kept without work.
     pub idle_timeout: Duration,
-    /// From the request to the head of the response, and again for what the guest does after the
-    /// response's end. A response that streams may take longer.
+    /// From the request to the head of the response, waiting in line included, and again for what the
+    /// guest does after the response's end. A response that streams may take longer.
     pub request_timeout: Duration,
 }
 
@@ -103,6 +106,7 @@ impl Default for InstancePolicy {
         Self {
             max_requests_per_instance: 1,
             max_concurrent: 1024,
+            max_queued: 1024,
             idle_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_secs(30),
         }

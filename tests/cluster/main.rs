@@ -8,6 +8,7 @@ mod faults;
 mod harness;
 mod healing;
 mod kubectl;
+mod limits;
 mod oracle;
 mod rollout;
 mod shop;

@@ -43,6 +43,10 @@ pub struct Life {
     state: watch::Sender<RunState>,
     /// No new calls.
     closed: AtomicBool,
+    /// One permit per call that the guests may answer at a time; closed with the life, so that those
+    /// who wait in line are handed back.
+    places: Arc<Semaphore>,
+    queued: AtomicUsize,
     in_flight: AtomicUsize,
     drained: Notify,
     kill: CancellationToken,
@@ -51,15 +55,17 @@ pub struct Life {
 }
 
 impl Life {
-    pub fn begin(host: Arc<Host>, memory: Arc<Account>, cpu_limit_millis: Option<u64>) -> Arc<Self> {
+    pub fn begin(host: Arc<Host>, memory: Arc<Account>, spec: &ContainerSpec) -> Arc<Self> {
         let started_at = SystemTime::now();
         Arc::new(Self {
             host,
-            cpu: Meter::new(cpu_limit_millis),
+            cpu: Meter::new(spec.cpu_limit_millis),
             memory,
             started_at,
             state: watch::Sender::new(RunState::Running { started_at }),
             closed: AtomicBool::new(false),
+            places: Arc::new(Semaphore::new(spec.instances.max_concurrent.clamp(1, Semaphore::MAX_PERMITS))),
+            queued: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
             drained: Notify::new(),
             kill: CancellationToken::new(),
@@ -74,7 +80,7 @@ impl Life {
 
     /// Ends the life for this reason, unless it has ended.
     pub fn end(&self, ending: Ending) {
-        self.closed.store(true, SeqCst);
+        self.close();
         self.state.send_if_modified(|state| {
             if matches!(state, RunState::Exited(_)) {
                 return false;
@@ -93,6 +99,7 @@ impl Life {
     /// Takes no new calls from now on.
     pub fn close(&self) {
         self.closed.store(true, SeqCst);
+        self.places.close();
     }
 
     pub fn is_closed(&self) -> bool {
@@ -109,16 +116,28 @@ impl Life {
         &self.kill
     }
 
-    /// A place for one more call; `None` once the life is closed.
-    pub fn admit(self: &Arc<Self>) -> Option<Ticket> {
-        let before = self.in_flight.fetch_add(1, SeqCst);
+    /// A place for one more call: at once, or in line behind others until `patience` is over.
+    pub async fn admit(self: &Arc<Self>, max_queued: usize, patience: Duration) -> Result<Ticket, NotAdmitted> {
+        let place = match self.places.clone().try_acquire_owned() {
+            Ok(place) => place,
+            Err(TryAcquireError::Closed) => return Err(NotAdmitted::Closed),
+            Err(TryAcquireError::NoPermits) => {
+                let _queued = Queued::join(&self.queued, max_queued).ok_or(NotAdmitted::Full)?;
+                match tokio::time::timeout(patience, self.places.clone().acquire_owned()).await {
+                    Ok(Ok(place)) => place,
+                    Ok(Err(_)) => return Err(NotAdmitted::Closed),
+                    Err(_) => return Err(NotAdmitted::Full),
+                }
+            }
+        };
+        self.in_flight.fetch_add(1, SeqCst);
         // Made before the look at `closed`, so that dropping it undoes the count on either way out.
-        let ticket = Ticket { life: self.clone(), ahead: before };
+        let ticket = Ticket { life: self.clone(), _place: place };
         if self.is_closed() {
-            return None;
+            return Err(NotAdmitted::Closed);
         }
         self.calls.fetch_add(1, SeqCst);
-        Some(ticket)
+        Ok(ticket)
     }
 
     /// Waits until no call is in flight.
@@ -156,10 +175,34 @@ impl Life {
 }
 
 /// A call in flight.
+/// Why a call got no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotAdmitted {
+    /// The life takes no new calls.
+    Closed,
+    /// The line is full, or did not move in time.
+    Full,
+}
+
+/// A place in line; given up when dropped.
+struct Queued<'a>(&'a AtomicUsize);
+
+impl<'a> Queued<'a> {
+    fn join(queued: &'a AtomicUsize, max: usize) -> Option<Self> {
+        let place = Self(queued);
+        (queued.fetch_add(1, SeqCst) < max).then_some(place)
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
 pub struct Ticket {
     life: Arc<Life>,
-    /// Calls that were in flight before this one.
-    pub ahead: usize,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Drop for Ticket {
