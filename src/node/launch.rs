@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1 as core;
 
@@ -18,6 +18,8 @@ use super::objects::{Lookup, Tracked};
 use super::plan::{Index, Plan};
 use super::pod::{Note, Refusal, RefusalKind};
 use super::probes::{self, Answer, Target};
+use super::status;
+use super::usage::About;
 use super::volumes::{PodVolumes, Sources};
 use crate::runtime::{Container, ContainerSpec, Image, Sandbox, SandboxSpec, StartError};
 use crate::wire::HttpService;
@@ -84,6 +86,8 @@ pub struct Launched {
     pub container: Arc<dyn Container>,
     pub log: Arc<ContainerLog>,
     pub kept: Kept,
+    /// What its figures are told under.
+    pub about: About,
 }
 
 /// Which life of which container to start, and in what.
@@ -103,12 +107,12 @@ impl Launch {
     pub async fn go(self, context: &Context) -> Result<Launched, Refusal> {
         let container = Plan::container(&self.pod, self.index)
             .ok_or_else(|| config("CreateContainerError", "the container is not in the pod's spec".to_owned()))?;
+        let instances =
+            instances::policy(&self.pod, &container.name).map_err(|why| config("CreateContainerConfigError", why))?;
         // A restart in place does not stand in line behind first starts.
         let _place = if self.run == 0 { context.starting.acquire().await.ok() } else { None };
         let image = self.image(context, container).await?;
         let (found, objects) = self.lookup(context, container).await?;
-        let instances =
-            instances::policy(&self.pod, &container.name).map_err(|why| config("CreateContainerConfigError", why))?;
         let fields = context.fields(&self.pod, self.ip);
         let config_error = |why| config("CreateContainerConfigError", why);
         let env = env::environment(&fields, container, &context.services.list(), &found).map_err(config_error)?;
@@ -127,7 +131,16 @@ impl Launch {
         };
         let started = self.sandbox.start(&spec).await.map_err(refused)?;
         self.post_start(context, container, &started).await?;
-        Ok(Launched { container: started, log, kept: Kept { image: Some(image), _objects: objects } })
+        let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
+        let about = About {
+            name: container.name.clone(),
+            id: status::container_id(uid, &container.name, self.run),
+            image: container.image.clone().unwrap_or_default(),
+            started_at: SystemTime::now(),
+            memory_limit: spec.memory_limit,
+            cpu_limit_millis: spec.cpu_limit_millis,
+        };
+        Ok(Launched { about, container: started, log, kept: Kept { image: Some(image), _objects: objects } })
     }
 
     /// Runs the `postStart` hook: the container counts as started after it, and ends if it fails.

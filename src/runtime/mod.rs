@@ -140,6 +140,8 @@ pub struct Usage {
     pub cpu: Duration,
     /// Linear memories and tables of all live instances.
     pub memory_bytes: u64,
+    /// The most of it that was held at a time.
+    pub memory_peak_bytes: u64,
     /// How long the container was held back by its CPU limit.
     pub throttled: Duration,
     /// Live instances.

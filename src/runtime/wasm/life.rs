@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
 use tokio_util::sync::CancellationToken;
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use super::super::{Exit, RunState, Usage};
+use super::super::{ContainerSpec, Exit, RunState, Usage};
 use super::cpu::Meter;
 use super::engine::HostEngine;
 use super::limits::{Account, OutOfMemory};
@@ -167,6 +167,7 @@ impl Life {
         Usage {
             cpu: self.cpu.used(),
             memory_bytes: self.memory.used(),
+            memory_peak_bytes: self.memory.peak(),
             throttled: self.cpu.throttled(),
             instances: self.instances.load(SeqCst),
             calls: self.calls.load(SeqCst),
@@ -174,7 +175,6 @@ impl Life {
     }
 }
 
-/// A call in flight.
 /// Why a call got no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotAdmitted {
@@ -200,6 +200,7 @@ impl Drop for Queued<'_> {
     }
 }
 
+/// A call in flight.
 pub struct Ticket {
     life: Arc<Life>,
     _place: OwnedSemaphorePermit,
