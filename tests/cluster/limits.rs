@@ -6,7 +6,7 @@ use crate::harness::{Cluster, PATIENCE, eventually, http, kubectls};
 
 /// A Deployment of one `faults` pod with these annotations (in YAML's flow style), its Service and
 /// Ingress.
-fn faults(name: &str, annotations: &str, container: &str) -> String {
+pub fn faults(name: &str, annotations: &str, container: &str) -> String {
     format!(
         r#"
 apiVersion: apps/v1
@@ -37,7 +37,7 @@ spec:
     )
 }
 
-fn served(cluster: &Cluster, host: &str) {
+pub fn served(cluster: &Cluster, host: &str) {
     eventually("the pod to serve", PATIENCE, || {
         let answer = cluster.request_host(host, "/");
         (answer.status == 200).then_some(()).ok_or(answer)

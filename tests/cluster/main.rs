@@ -9,6 +9,7 @@ mod harness;
 mod healing;
 mod kubectl;
 mod limits;
+mod metrics;
 mod oracle;
 mod rollout;
 mod shop;
