@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1 as core;
 
 use super::context::Context;
 use super::env::{self, Found};
-use super::fields::{limit_millis, limit_units};
+use super::fields::{limit_millis, limit_units, request_millis};
 use super::images::PullPolicy;
 use super::instances;
 use super::logs::ContainerLog;
@@ -126,6 +126,7 @@ impl Launch {
             mounts,
             memory_limit: limit_units(container, "memory"),
             cpu_limit_millis: limit_millis(container, "cpu"),
+            cpu_request_millis: request_millis(container, "cpu"),
             output: log.clone(),
             instances,
         };

@@ -78,6 +78,8 @@ pub struct ContainerSpec {
     pub memory_limit: Option<u64>,
     /// Thousandths of a core; `None`: unlimited.
     pub cpu_limit_millis: Option<u64>,
+    /// Thousandths of a core: the weight beside other containers when the cores do not suffice for all.
+    pub cpu_request_millis: Option<u64>,
     pub output: Arc<dyn Output>,
     /// How instances answer calls; `InstancePolicy::default()` unless the pod asks otherwise.
     pub instances: InstancePolicy,

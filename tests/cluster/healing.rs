@@ -63,7 +63,8 @@ fn beyond_its_memory_limit_a_pod_is_oom_killed_and_comes_back() {
     assert!(answer.status >= 500, "{answer:?}");
     let last = eventually("the state to say OOMKilled", PATIENCE, || {
         let pods = pods(&cluster, "default");
-        let mut states = pods.iter().map(|pod| pod["status"]["containerStatuses"][0]["lastState"]["terminated"].clone());
+        let mut states =
+            pods.iter().map(|pod| pod["status"]["containerStatuses"][0]["lastState"]["terminated"].clone());
         states.find(|state| state["reason"] == "OOMKilled").ok_or(pods)
     });
     assert_eq!(last["exitCode"], 137);

@@ -10,6 +10,7 @@ mod healing;
 mod kubectl;
 mod limits;
 mod metrics;
+mod neighbours;
 mod oracle;
 mod rollout;
 mod shop;

@@ -17,6 +17,7 @@ use super::super::{ContainerSpec, Exit, RunState, Usage};
 use super::cpu::Meter;
 use super::engine::HostEngine;
 use super::limits::{Account, OutOfMemory};
+use super::shares::{Shares, Turn};
 
 /// What Kubernetes keeps of a termination message.
 const MAX_MESSAGE_BYTES: usize = 4096;
@@ -33,11 +34,15 @@ pub struct Host {
     pub engine: HostEngine,
     /// One permit per instance that may live.
     pub slots: Arc<Semaphore>,
+    pub shares: Arc<Shares>,
 }
 
 pub struct Life {
     pub host: Arc<Host>,
     pub cpu: Meter,
+    cpu_request_millis: Option<u64>,
+    /// Its name in the competition for the cores.
+    number: u64,
     memory: Arc<Account>,
     started_at: SystemTime,
     state: watch::Sender<RunState>,
@@ -58,8 +63,10 @@ impl Life {
     pub fn begin(host: Arc<Host>, memory: Arc<Account>, spec: &ContainerSpec) -> Arc<Self> {
         let started_at = SystemTime::now();
         Arc::new(Self {
+            number: host.shares.number(),
             host,
             cpu: Meter::new(spec.cpu_limit_millis),
+            cpu_request_millis: spec.cpu_request_millis,
             memory,
             started_at,
             state: watch::Sender::new(RunState::Running { started_at }),
@@ -138,6 +145,11 @@ impl Life {
         }
         self.calls.fetch_add(1, SeqCst);
         Ok(ticket)
+    }
+
+    /// A guest of this life has used up its tick: from now on it takes turns with others.
+    pub fn take_turns(&self) -> Turn {
+        Turn::join(&self.host.shares, self.number, self.cpu_request_millis)
     }
 
     /// Waits until no call is in flight.

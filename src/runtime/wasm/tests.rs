@@ -80,6 +80,7 @@ impl Bench {
             mounts: Vec::new(),
             memory_limit: None,
             cpu_limit_millis: None,
+            cpu_request_millis: None,
             output: output.clone(),
             instances: InstancePolicy::default(),
         };
@@ -295,6 +296,28 @@ async fn a_cpu_limit_throttles() {
     assert!(container.usage().cpu >= Duration::from_millis(10), "the burst is free");
     container.stop(Duration::ZERO).await;
     assert!(matches!(looping.await.unwrap(), Err(CallError::Failed(_))));
+}
+
+#[tokio::test]
+async fn requests_are_shares_when_the_cores_do_not_suffice() {
+    // Each wants every core, and more.
+    let loops = std::thread::available_parallelism().unwrap().get() * 2;
+    let mut containers = Vec::new();
+    for request in [100, 400] {
+        let mut bench =
+            Bench::wat(r#"(module (func (export "_start") (loop br 0)) (memory (export "memory") 1))"#).await;
+        bench.spec.cpu_request_millis = Some(request);
+        let same = futures::future::join_all((0..loops).map(|_| bench.sandbox.start(&bench.spec))).await;
+        containers.push((bench, same.into_iter().map(Result::unwrap).collect::<Vec<_>>()));
+    }
+    let used = |of: usize| containers[of].1.iter().map(|container| container.usage().cpu).sum::<Duration>();
+    let enough = Duration::from_secs(1);
+    until("the heavy ones had a second", || used(1) > enough).await;
+    let ratio = used(1).as_secs_f64() / used(0).as_secs_f64();
+    assert!((2.5..6.0).contains(&ratio), "{ratio} instead of 4");
+    for container in containers.iter().flat_map(|(_, same)| same) {
+        container.stop(Duration::ZERO).await;
+    }
 }
 
 #[tokio::test]
