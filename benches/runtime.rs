@@ -71,6 +71,7 @@ impl Pod {
             mounts: Vec::new(),
             memory_limit: Some(64 << 20),
             cpu_limit_millis: None,
+            cpu_request_millis: None,
             output: Arc::new(Discard),
             instances,
         };

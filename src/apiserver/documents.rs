@@ -13,8 +13,8 @@ use super::codec::negotiate::{Accept, NOT_ACCEPTABLE, Representation, Shape, neg
 use super::discovery::{Discovery, etag, not_modified};
 use super::openapi::{self, Document};
 use super::status::ApiError;
+use super::target::served;
 use super::{ApiServer, reply};
-use crate::kinds::KINDS;
 
 /// `None` where the path is none of these.
 pub async fn answer(
@@ -27,7 +27,7 @@ pub async fn answer(
         return Ok(None);
     }
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    let discovery = Discovery::new(KINDS.iter().map(|kind| kind.info()));
+    let discovery = Discovery::new(served().map(|kind| kind.info()));
     let response = match parts.as_slice() {
         [] => reply::json_value(StatusCode::OK, &root(&discovery)),
         ["api"] | ["apis"] => groups(server, &discovery, parts == ["api"], headers)?,

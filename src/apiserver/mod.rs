@@ -21,6 +21,7 @@ pub mod health;
 mod hooks;
 pub mod join;
 pub mod limits;
+mod measured;
 pub mod openapi;
 mod options;
 pub mod patch;
@@ -52,6 +53,7 @@ use allocate::Allocator;
 use auth::User;
 use auth::authorize::authorize;
 use limits::Limits;
+use measured::Summaries;
 use options::Query;
 use presence::Presence;
 use registry::Registry;
@@ -96,6 +98,7 @@ pub struct Inner {
     presence: Presence,
     limits: Limits,
     node_client: Option<NodeClient>,
+    summaries: Summaries,
     config: Facts,
     /// Set when the server stops: watches end, presence says nothing any more.
     shutdown: CancellationToken,
@@ -124,6 +127,7 @@ impl ApiServer {
             presence: Presence::default(),
             limits: Limits::default(),
             node_client: node_tls.map(relay::client),
+            summaries: Summaries::default(),
             config: Facts { service_cidr, api_address },
             shutdown: CancellationToken::new(),
         }));

@@ -10,6 +10,7 @@ use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -72,16 +73,31 @@ pub async fn log(server: &ApiServer, pod: &Value, query: &Query) -> Result<Respo
     relay(server, node, uri.trim_end_matches(['&', '?'])).await
 }
 
-async fn relay(server: &ApiServer, node: &str, uri: &str) -> Result<Response, ApiError> {
+/// What `node` answers at `path`, as it answers it.
+pub async fn get(server: &ApiServer, node: &str, path: &str) -> Result<Response, ApiError> {
+    let address = node_address(server, node)?;
+    let (parts, body) = ask(server, node, &format!("https://{address}/{path}")).await?.into_parts();
+    let mut response = Response::new(Body::new(body));
+    *response.status_mut() = parts.status;
+    if let Some(kind) = parts.headers.get(header::CONTENT_TYPE) {
+        response.headers_mut().insert(header::CONTENT_TYPE, kind.clone());
+    }
+    Ok(response)
+}
+
+async fn ask(server: &ApiServer, node: &str, uri: &str) -> Result<http::Response<Incoming>, ApiError> {
     let client = server.node_client.as_ref().ok_or_else(|| {
-        ApiError::internal("this API server was started without credentials for nodes, so it cannot fetch logs")
+        ApiError::internal("this API server was started without credentials for nodes, so it cannot ask them")
     })?;
     let request = Request::get(uri).body(Body::empty()).map_err(ApiError::internal)?;
-    let response = client.request(request).await.map_err(|error| {
+    client.request(request).await.map_err(|error| {
         let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
         ApiError::internal(format!("Get {uri:?}: node {node:?} does not answer: {cause}"))
-    })?;
-    let (parts, body) = response.into_parts();
+    })
+}
+
+async fn relay(server: &ApiServer, node: &str, uri: &str) -> Result<Response, ApiError> {
+    let (parts, body) = ask(server, node, uri).await?.into_parts();
     if parts.status == StatusCode::OK {
         return Ok(text(Body::new(body)));
     }

@@ -1,11 +1,12 @@
 //! From method and path to what is meant: verb, group, version, resource, namespace, name, subresource.
 //!
 //! Parsing answers only "is there such a place, and does it take this method"; upstream's 404s and 405s
-//! come from here, everything about the object itself from the verbs. The table of kinds is the only
-//! source: a kind that is not in it does not exist.
+//! come from here, everything about the object itself from the verbs. [`served`] is the only source: a
+//! kind that is not in it does not exist.
 
 use http::Method;
 
+use super::measured;
 use super::status::ApiError;
 use crate::kinds::{KINDS, Kind};
 
@@ -23,6 +24,8 @@ pub struct Target {
     pub namespace: String,
     pub name: String,
     pub path: String,
+    /// What follows `proxy/`.
+    pub proxied: String,
 }
 
 impl Target {
@@ -54,9 +57,14 @@ fn plain_verb(method: &Method) -> &'static str {
     }
 }
 
+/// Every kind that is served: those that are stored, then those that are measured.
+pub fn served() -> impl Iterator<Item = &'static dyn Kind> {
+    KINDS.iter().chain(measured::KINDS).copied()
+}
+
 /// The kind that serves `group`/`version`/`plural`.
 pub fn find_kind(group: &str, version: &str, plural: &str) -> Option<&'static dyn Kind> {
-    KINDS.iter().copied().find(|kind| {
+    served().find(|kind| {
         let info = kind.info();
         info.plural == plural && info.group == group && info.version == version
     })
@@ -71,7 +79,7 @@ pub fn parse(method: &Method, path: &str, watching: bool) -> Result<(Target, &'s
         ["apis", group, version, rest @ ..] if !group.is_empty() => (*group, *version, rest),
         _ => return Err(ApiError::no_path()),
     };
-    if !KINDS.iter().any(|kind| kind.info().group == group) {
+    if !served().any(|kind| kind.info().group == group) {
         return Err(ApiError::no_path());
     }
     let (old_watch, rest) = match rest {
@@ -85,7 +93,12 @@ pub fn parse(method: &Method, path: &str, watching: bool) -> Result<(Target, &'s
         }
         rest => (None, rest.to_vec()),
     };
+    let mut proxied = String::new();
     let (resource, name, subresource) = match rest.as_slice() {
+        [resource, name, "proxy", path @ ..] => {
+            proxied = path.join("/");
+            (*resource, *name, "proxy")
+        }
         [resource] => (*resource, "", ""),
         [resource, name] => (*resource, *name, ""),
         [resource, name, subresource] => (*resource, *name, *subresource),
@@ -115,6 +128,7 @@ pub fn parse(method: &Method, path: &str, watching: bool) -> Result<(Target, &'s
         namespace: namespace.unwrap_or_default().to_owned(),
         name: name.to_owned(),
         path: path.to_owned(),
+        proxied,
     };
     Ok((target, kind))
 }
@@ -189,6 +203,12 @@ mod tests {
             ("GET", "/api/v1/namespaces/a/bogus", "404"),
             ("GET", "/api/v1/namespaces/a/nodes", "404"),
             ("GET", "/api/v1/namespaces/a/configmaps/c/status", "404"),
+            ("GET", "/api/v1/nodes/n/proxy/stats/summary", "get nodes//n/proxy"),
+            ("POST", "/api/v1/nodes/n/proxy/run/a", "405"),
+            ("GET", "/api/v1/namespaces/a/configmaps/c/proxy/x", "404"),
+            ("GET", "/apis/metrics.k8s.io/v1beta1/nodes", "list nodes//"),
+            ("GET", "/apis/metrics.k8s.io/v1beta1/namespaces/a/pods/p", "get pods/a/p"),
+            ("DELETE", "/apis/metrics.k8s.io/v1beta1/nodes/n", "405"),
             ("GET", "/api/v7/pods", "404"),
             ("GET", "/api/v1/namespaces/a/pods/p/status/x", "404"),
         ];

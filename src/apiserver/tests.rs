@@ -208,7 +208,8 @@ async fn every_status_and_scale_has_its_endpoint() {
         let api = Api::start().await;
         let all = collection(kind);
         api.post(&all, sample(kind)).await;
-        for sub in kind.info().subresources {
+        // A proxy's answer is its node's, and there is none here.
+        for sub in kind.info().subresources.iter().filter(|sub| sub.name != "proxy") {
             let path = format!("{all}/sample/{}", sub.name);
             let (code, got) = api.get(&path).await;
             let wanted = if sub.verbs.contains(&"get") { StatusCode::OK } else { StatusCode::METHOD_NOT_ALLOWED };

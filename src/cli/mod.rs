@@ -18,6 +18,7 @@ pub mod run;
 pub mod scale;
 pub mod server;
 mod stream;
+pub mod top;
 pub mod up;
 pub mod version;
 
@@ -49,6 +50,7 @@ pub enum Command {
     Describe(describe::Args),
     Logs(logs::Args),
     Scale(scale::Args),
+    Top(top::Args),
     Rollout(rollout::Args),
     Version(version::Args),
     Completion(completion::Args),
@@ -67,6 +69,7 @@ impl Command {
             Self::Describe(args) => describe::run(args),
             Self::Logs(args) => logs::run(args),
             Self::Scale(args) => scale::run(args),
+            Self::Top(args) => top::run(args),
             Self::Rollout(args) => rollout::run(args),
             Self::Version(args) => version::run(args),
             Self::Completion(args) => completion::run(args),

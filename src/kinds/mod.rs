@@ -80,6 +80,13 @@ pub struct Subresource {
     pub verbs: &'static [&'static str],
 }
 
+impl Subresource {
+    /// Whether it takes or gives objects. What is called options is the query of a connection.
+    pub fn is_object(&self) -> bool {
+        !self.kind.ends_with("Options")
+    }
+}
+
 /// Every built-in kind. The order is that of discovery: groups as upstream lists them.
 pub static KINDS: &[&dyn Kind] = &[
     &pod::Pod,

@@ -22,13 +22,10 @@ static INFO: KindInfo = KindInfo {
     categories: &[],
     namespaced: false,
     verbs: ALL_VERBS,
-    subresources: &[Subresource {
-        name: "status",
-        group: "",
-        version: "",
-        kind: "Node",
-        verbs: &["get", "patch", "update"],
-    }],
+    subresources: &[
+        Subresource { name: "proxy", group: "", version: "", kind: "NodeProxyOptions", verbs: &["get"] },
+        Subresource { name: "status", group: "", version: "", kind: "Node", verbs: &["get", "patch", "update"] },
+    ],
     schema: "io.k8s.api.core.v1.Node",
     storage: "nodes",
     storage_version_hash: "XwShjMxG9Fs=",

@@ -14,10 +14,12 @@ use super::fields::{Allocatable, Fields};
 use super::images::Images;
 use super::ip::Addresses;
 use super::logs::{ContainerLog, Logs};
+use super::machine::Machine;
 use super::objects::Objects;
 use super::plan::{Index, Plan};
 use super::pod::Note;
 use super::routes::Routes;
+use super::usage::PodUsage;
 use super::volumes::Volumes;
 use crate::network::Network;
 use crate::reconcile::{EventKind, ObjectKey, Recorder, Shared};
@@ -48,6 +50,7 @@ pub struct Context {
     pub outbound: Arc<dyn Outbound>,
     pub routes: Arc<Routes>,
     pub allocatable: Allocatable,
+    pub machine: Machine,
     pub starting: Semaphore,
     pub writing: Semaphore,
     pub register: Register,
@@ -95,17 +98,19 @@ fn field_path(pod: &core::Pod, index: Index) -> Option<String> {
     Some(format!("spec.{list}{{{name}}}"))
 }
 
-/// The pods of this node by name, for those who ask for their logs.
+/// The pods of this node by name, for those who ask for their logs and figures.
 #[derive(Default)]
 pub struct Register {
     pods: DashMap<ObjectKey, Arc<Entry>>,
 }
 
-/// One pod's containers, as far as their logs go.
+/// One pod's containers, as far as their logs and figures go.
 pub struct Entry {
     pub uid: String,
     /// The directory of its logs: `<namespace>_<name>_<uid>`.
     pub log_dir: String,
+    /// What its containers have used.
+    pub usage: PodUsage,
     lives: Mutex<HashMap<String, Life>>,
 }
 
@@ -120,13 +125,18 @@ pub struct Life {
 impl Register {
     pub fn add(&self, key: ObjectKey, uid: String) -> Arc<Entry> {
         let log_dir = format!("{}_{}_{uid}", key.namespace, key.name);
-        let entry = Arc::new(Entry { uid, log_dir, lives: Mutex::default() });
+        let entry = Arc::new(Entry { uid, log_dir, usage: PodUsage::default(), lives: Mutex::default() });
         self.pods.insert(key, entry.clone());
         entry
     }
 
     pub fn get(&self, key: &ObjectKey) -> Option<Arc<Entry>> {
         self.pods.get(key).map(|entry| entry.clone())
+    }
+
+    /// Looks at each pod. What `look` does must be short: it holds up those who come and go.
+    pub fn each(&self, mut look: impl FnMut(&ObjectKey, &Entry)) {
+        self.pods.iter().for_each(|entry| look(entry.key(), entry.value()));
     }
 
     pub fn len(&self) -> usize {

@@ -87,7 +87,13 @@ impl Allocatable {
     }
 }
 
-/// A limit or request of a container, in thousandths of its unit.
+/// A request of a container, in thousandths of its unit.
+pub fn request_millis(container: &core::Container, resource: &str) -> Option<u64> {
+    let request = container.resources.as_ref()?.requests.as_ref()?.get(resource)?;
+    u64::try_from(request.0.parse::<Quantity>().ok()?.millis()).ok()
+}
+
+/// A limit of a container, in thousandths of its unit.
 pub fn limit_millis(container: &core::Container, resource: &str) -> Option<u64> {
     let limit = container.resources.as_ref()?.limits.as_ref()?.get(resource)?;
     u64::try_from(limit.0.parse::<Quantity>().ok()?.millis()).ok()

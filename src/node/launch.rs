@@ -4,21 +4,24 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1 as core;
 
 use super::context::Context;
 use super::env::{self, Found};
-use super::fields::{limit_millis, limit_units};
+use super::fields::{limit_millis, limit_units, request_millis};
 use super::images::PullPolicy;
+use super::instances;
 use super::logs::ContainerLog;
 use super::objects::{Lookup, Tracked};
 use super::plan::{Index, Plan};
 use super::pod::{Note, Refusal, RefusalKind};
 use super::probes::{self, Answer, Target};
+use super::status;
+use super::usage::About;
 use super::volumes::{PodVolumes, Sources};
-use crate::runtime::{Container, ContainerSpec, Image, InstancePolicy, Sandbox, SandboxSpec, StartError};
+use crate::runtime::{Container, ContainerSpec, Image, Sandbox, SandboxSpec, StartError};
 use crate::wire::HttpService;
 
 /// Upstream lets a `postStart` hook take for ever; nobody is served by a container that never starts.
@@ -83,6 +86,8 @@ pub struct Launched {
     pub container: Arc<dyn Container>,
     pub log: Arc<ContainerLog>,
     pub kept: Kept,
+    /// What its figures are told under.
+    pub about: About,
 }
 
 /// Which life of which container to start, and in what.
@@ -102,6 +107,8 @@ impl Launch {
     pub async fn go(self, context: &Context) -> Result<Launched, Refusal> {
         let container = Plan::container(&self.pod, self.index)
             .ok_or_else(|| config("CreateContainerError", "the container is not in the pod's spec".to_owned()))?;
+        let instances =
+            instances::policy(&self.pod, &container.name).map_err(|why| config("CreateContainerConfigError", why))?;
         // A restart in place does not stand in line behind first starts.
         let _place = if self.run == 0 { context.starting.acquire().await.ok() } else { None };
         let image = self.image(context, container).await?;
@@ -119,12 +126,22 @@ impl Launch {
             mounts,
             memory_limit: limit_units(container, "memory"),
             cpu_limit_millis: limit_millis(container, "cpu"),
+            cpu_request_millis: request_millis(container, "cpu"),
             output: log.clone(),
-            instances: InstancePolicy::default(),
+            instances,
         };
         let started = self.sandbox.start(&spec).await.map_err(refused)?;
         self.post_start(context, container, &started).await?;
-        Ok(Launched { container: started, log, kept: Kept { image: Some(image), _objects: objects } })
+        let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
+        let about = About {
+            name: container.name.clone(),
+            id: status::container_id(uid, &container.name, self.run),
+            image: container.image.clone().unwrap_or_default(),
+            started_at: SystemTime::now(),
+            memory_limit: spec.memory_limit,
+            cpu_limit_millis: spec.cpu_limit_millis,
+        };
+        Ok(Launched { about, container: started, log, kept: Kept { image: Some(image), _objects: objects } })
     }
 
     /// Runs the `postStart` hook: the container counts as started after it, and ends if it fails.

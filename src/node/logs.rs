@@ -6,8 +6,9 @@
 //! ```
 //!
 //! A guest's write only fills a buffer in memory; one thread of the node writes the buffers out. So a
-//! guest that floods its log is slowed by nothing and slows nobody: beyond [`MAX_BUFFERED`] its
-//! output is dropped, and the log says how much. A file is opened for each batch rather than kept
+//! guest that floods its log is slowed by nothing and slows nobody: what is more than
+//! [`BYTES_PER_SECOND`], after a burst of [`MAX_BUFFERED`], is dropped, and the log says from where and
+//! how much. A file is opened for each batch rather than kept
 //! open, for ten thousand pods are more than a process may have files. A container that writes
 //! nothing has no file.
 
@@ -29,6 +30,10 @@ const MAX_FILE: u64 = 10 * 1024 * 1024;
 const MAX_FILES: usize = 5;
 /// What one container may have waiting for the disk: enough for any burst that is not a flood.
 const MAX_BUFFERED: usize = 4 * 1024 * 1024;
+/// What one container may write for long: its neighbours share the disk and the thread that writes.
+const BYTES_PER_SECOND: u64 = 1024 * 1024;
+/// What a line costs besides its text: its time and its stream.
+const LINE_OVERHEAD: u64 = 40;
 /// A line longer than this is kept in parts.
 const MAX_LINE: usize = 16 * 1024;
 
@@ -125,7 +130,7 @@ struct Buffer {
     records: Vec<u8>,
     /// Lines that have not ended: of stdout, of stderr.
     partial: [Vec<u8>; 2],
-    dropped: u64,
+    flow: Flow,
     queued: bool,
     closed: bool,
 }
@@ -140,6 +145,7 @@ impl ContainerLog {
         let queue = {
             let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
             let now = Timestamp::now();
+            buffer.tell_dropped(now);
             for stream in [Stream::Stdout, Stream::Stderr] {
                 let rest = std::mem::take(&mut buffer.partial[slot(stream)]);
                 if !rest.is_empty() {
@@ -163,14 +169,14 @@ impl ContainerLog {
 
     /// Writes out what is buffered. Only the log thread calls it.
     fn flush(&self) {
-        let (records, dropped, closed) = {
+        let (records, closed) = {
             let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
             buffer.queued = false;
-            (std::mem::take(&mut buffer.records), std::mem::take(&mut buffer.dropped), buffer.closed)
+            (std::mem::take(&mut buffer.records), buffer.closed)
         };
         let mut bytes = self.written.borrow().bytes;
-        if !records.is_empty() || dropped > 0 {
-            match self.append(records, dropped) {
+        if !records.is_empty() {
+            match self.append(&records) {
                 Ok(written) => bytes += written,
                 Err(error) => tracing::warn!(path = %self.path.display(), %error, "cannot write a container's log"),
             }
@@ -178,15 +184,9 @@ impl ContainerLog {
         self.written.send_replace(Progress { bytes, closed });
     }
 
-    fn append(&self, mut records: Vec<u8>, dropped: u64) -> std::io::Result<u64> {
-        if dropped > 0 {
-            let mut notice = Buffer::default();
-            let text = format!("[{dropped} bytes of output were dropped here: more than the log can take in]");
-            notice.record(Timestamp::now(), Stream::Stderr, b'F', text.as_bytes());
-            records.append(&mut notice.records);
-        }
+    fn append(&self, records: &[u8]) -> std::io::Result<u64> {
         let mut file = self.file()?;
-        file.write_all(&records)?;
+        file.write_all(records)?;
         if file.metadata()?.len() >= MAX_FILE {
             turn(&self.path)?;
         }
@@ -229,14 +229,59 @@ fn write_out(incoming: &Receiver<Arc<ContainerLog>>) {
 
 impl Output for ContainerLog {
     fn write(&self, stream: Stream, bytes: &[u8]) {
+        self.write_at(Timestamp::now(), stream, bytes);
+    }
+}
+
+impl ContainerLog {
+    fn write_at(&self, now: Timestamp, stream: Stream, bytes: &[u8]) {
         let queue = {
             let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
-            let ready = buffer.take_in(Timestamp::now(), stream, bytes);
+            let ready = buffer.take_in(now, stream, bytes);
             ready && !std::mem::replace(&mut buffer.queued, true)
         };
         if queue {
             self.enqueue();
         }
+    }
+}
+
+/// How much a container may still write: a bucket into which [`BYTES_PER_SECOND`] flow.
+#[derive(Debug)]
+struct Flow {
+    tokens: u64,
+    filled_at: Timestamp,
+    /// Nothing is taken in until a second's worth has flowed in, so that what is dropped is told once a
+    /// second rather than at every other line.
+    dry: bool,
+    dropped_bytes: u64,
+    dropped_lines: u64,
+}
+
+impl Default for Flow {
+    fn default() -> Self {
+        let filled_at = Timestamp::UNIX_EPOCH;
+        Self { tokens: MAX_BUFFERED as u64, filled_at, dry: false, dropped_bytes: 0, dropped_lines: 0 }
+    }
+}
+
+impl Flow {
+    /// Whether `bytes` may be taken in, and have been paid for.
+    fn admits(&mut self, now: Timestamp, bytes: &[u8], has_room: bool) -> bool {
+        let elapsed = now.as_millisecond().saturating_sub(self.filled_at.as_millisecond());
+        let flowed_in = u64::try_from(elapsed).unwrap_or(0).saturating_mul(BYTES_PER_SECOND / 1000);
+        self.tokens = self.tokens.saturating_add(flowed_in).min(MAX_BUFFERED as u64);
+        self.filled_at = now;
+        let lines = bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let cost = bytes.len() as u64 + lines * LINE_OVERHEAD;
+        if !has_room || cost > self.tokens || (self.dry && self.tokens < BYTES_PER_SECOND) {
+            self.dry = true;
+            self.dropped_bytes += bytes.len() as u64;
+            self.dropped_lines += lines;
+            return false;
+        }
+        self.tokens -= cost;
+        true
     }
 }
 
@@ -250,10 +295,16 @@ fn slot(stream: Stream) -> usize {
 impl Buffer {
     /// Takes in output; returns whether there is something to write out.
     fn take_in(&mut self, now: Timestamp, stream: Stream, bytes: &[u8]) -> bool {
-        if self.records.len() + bytes.len() > MAX_BUFFERED {
-            self.dropped += bytes.len() as u64;
-            return true;
+        let (was_dry, has_room) = (self.flow.dry, self.records.len() + bytes.len() <= MAX_BUFFERED);
+        if !self.flow.admits(now, bytes, has_room) {
+            if !was_dry {
+                let text =
+                    format!("[output is dropped from here on: it is more than {BYTES_PER_SECOND} bytes a second]");
+                self.record(now, Stream::Stderr, b'F', text.as_bytes());
+            }
+            return !self.records.is_empty();
         }
+        self.tell_dropped(now);
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             match piece.strip_suffix(b"\n") {
                 Some(end) => self.end_line(now, stream, end),
@@ -262,6 +313,16 @@ impl Buffer {
             self.split_long(now, stream);
         }
         !self.records.is_empty()
+    }
+
+    /// Says how much was dropped, once it is over.
+    fn tell_dropped(&mut self, now: Timestamp) {
+        if std::mem::replace(&mut self.flow.dry, false) {
+            let bytes = std::mem::take(&mut self.flow.dropped_bytes);
+            let lines = std::mem::take(&mut self.flow.dropped_lines);
+            let text = format!("[{bytes} bytes of output in {lines} lines were dropped here]");
+            self.record(now, Stream::Stderr, b'F', text.as_bytes());
+        }
     }
 
     fn end_line(&mut self, now: Timestamp, stream: Stream, end: &[u8]) {

@@ -20,10 +20,12 @@ mod env;
 mod fields;
 mod heartbeat;
 mod images;
+mod instances;
 mod ip;
 mod launch;
 mod log_reader;
 mod logs;
+mod machine;
 mod metrics;
 mod objects;
 mod payload;
@@ -38,14 +40,16 @@ mod routes;
 mod server;
 mod serving;
 mod status;
+mod summary;
 mod tls;
 mod tokens;
+mod usage;
 mod volumes;
 mod worker;
 mod writer;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
@@ -97,7 +101,8 @@ pub async fn run(
     // The pods end after the network: requests in flight are answered by them.
     let stop_pods = CancellationToken::new();
     tasks.spawn(Agent::new(context.clone(), pods.clone()).run(stop_pods.clone()));
-    let api = NodeApi { context: context.clone(), pods };
+    tasks.spawn(usage::run(context.clone(), shutdown.clone()));
+    let api = NodeApi { context: context.clone(), pods, started_at: SystemTime::now() };
     tasks.spawn(server::serve(listener, server_tls, api, shutdown.clone()));
     let (routes, routed, stop) = (context.routes.clone(), network.clone(), shutdown.clone());
     tasks.spawn(async move { routes.run(&routed, &stop).await });
@@ -168,6 +173,7 @@ fn context(
         network,
         routes: Arc::new(Routes::new(cluster, &config.name)),
         allocatable: heartbeat.allocatable(),
+        machine: machine::Machine::new(&config.data_dir),
         starting: Context::starting(),
         writing: Context::writing(),
         register: Register::default(),

@@ -4,7 +4,7 @@
 //! are not for everybody, and nobody else has a reason to call.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::body::Body;
@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::context::{Context, Life};
 use super::log_reader;
 use super::metrics;
+use super::summary::Snapshot;
 use crate::reconcile::{ObjectKey, Shared};
 
 /// Connections at a time: the API server's, which are as many as people follow logs.
@@ -42,6 +43,8 @@ const MASTERS: &str = "system:masters";
 pub struct NodeApi {
     pub context: Arc<Context>,
     pub pods: Shared<Pod>,
+    /// When this process began to be the node.
+    pub started_at: SystemTime,
 }
 
 /// Serves until shutdown.
@@ -97,7 +100,10 @@ fn router(api: NodeApi) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route("/pods", get(pods))
-        .route("/metrics", get(node_metrics))
+        .route("/stats/summary", get(stats_summary))
+        .route("/metrics", get(own_metrics))
+        .route("/metrics/resource", get(resource_metrics))
+        .route("/metrics/cadvisor", get(cadvisor_metrics))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
         .with_state(api)
 }
@@ -107,8 +113,24 @@ async fn pods(State(api): State<NodeApi>) -> Response {
     axum::Json(json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items })).into_response()
 }
 
-async fn node_metrics(State(api): State<NodeApi>) -> String {
-    metrics::text(&api.context)
+async fn stats_summary(State(api): State<NodeApi>) -> Response {
+    axum::Json(Snapshot::take(&api).to_summary()).into_response()
+}
+
+async fn own_metrics(State(api): State<NodeApi>) -> Response {
+    page(metrics::own(&api.context))
+}
+
+async fn resource_metrics(State(api): State<NodeApi>) -> Response {
+    page(metrics::resource(&Snapshot::take(&api)))
+}
+
+async fn cadvisor_metrics(State(api): State<NodeApi>) -> Response {
+    page(metrics::cadvisor(&Snapshot::take(&api)))
+}
+
+fn page(text: String) -> Response {
+    ([(http::header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }
 
 /// `PodLogOptions`, as the API server passes them on.

@@ -299,6 +299,7 @@ impl Worker {
         let image_id = launched.kept.image.as_ref().map(|image| image.digest().to_owned()).unwrap_or_default();
         let name = self.plan.containers[index].name.clone();
         self.entry.set(&name, LogLife { run, log: Some(launched.log.clone()) });
+        self.entry.usage.begin(launched.about, launched.container.clone(), Instant::now());
         let state = launched.container.state();
         let slot = &mut self.slots[index];
         slot.served = launched.container.http().map(|service| slot.gate.open(service));
@@ -347,6 +348,9 @@ impl Worker {
         slot.container = None;
         if let Some(log) = slot.log.take() {
             log.close();
+        }
+        if exit.reason == "OOMKilled" {
+            self.entry.usage.out_of_memory(&self.plan.containers[index].name);
         }
         let ended = Ended {
             code: exit.code,
@@ -430,6 +434,7 @@ impl Worker {
             let gate = slot.gate.clone();
             *slot = Slot { gate, ..Slot::default() };
         }
+        self.entry.usage.clear();
         if self.surroundings.take().is_some() {
             let uid = self.pod.metadata.uid.clone().unwrap_or_default();
             self.context.addresses.release(&uid);

@@ -78,6 +78,8 @@ pub struct ContainerSpec {
     pub memory_limit: Option<u64>,
     /// Thousandths of a core; `None`: unlimited.
     pub cpu_limit_millis: Option<u64>,
+    /// Thousandths of a core: the weight beside other containers when the cores do not suffice for all.
+    pub cpu_request_millis: Option<u64>,
     pub output: Arc<dyn Output>,
     /// How instances answer calls; `InstancePolicy::default()` unless the pod asks otherwise.
     pub instances: InstancePolicy,
@@ -89,12 +91,15 @@ pub struct InstancePolicy {
     /// Requests that one instance answers, one after the other, before it is thrown away. 1: each
     /// request has an instance of its own, so that nothing of one call is left for the next.
     pub max_requests_per_instance: u32,
-    /// Calls in flight in this container; beyond it the answer is [`crate::wire::CallError::Overloaded`].
+    /// Calls that the container's guests answer at a time; more wait in line.
     pub max_concurrent: usize,
+    /// Calls that wait in line, in order of arrival; beyond it the answer is
+    /// [`crate::wire::CallError::Overloaded`].
+    pub max_queued: usize,
     /// How long an instance that may be used again is kept without work.
     pub idle_timeout: Duration,
-    /// From the request to the head of the response, and again for what the guest does after the
-    /// response's end. A response that streams may take longer.
+    /// From the request to the head of the response, waiting in line included, and again for what the
+    /// guest does after the response's end. A response that streams may take longer.
     pub request_timeout: Duration,
 }
 
@@ -103,6 +108,7 @@ impl Default for InstancePolicy {
         Self {
             max_requests_per_instance: 1,
             max_concurrent: 1024,
+            max_queued: 1024,
             idle_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_secs(30),
         }
@@ -136,6 +142,8 @@ pub struct Usage {
     pub cpu: Duration,
     /// Linear memories and tables of all live instances.
     pub memory_bytes: u64,
+    /// The most of it that was held at a time.
+    pub memory_peak_bytes: u64,
     /// How long the container was held back by its CPU limit.
     pub throttled: Duration,
     /// Live instances.

@@ -284,7 +284,16 @@ fn wait<T, E>(patience: Duration, mut check: impl FnMut() -> Result<T, E>) -> Re
 #[derive(Debug, Clone)]
 pub struct Response {
     pub status: u16,
+    head: String,
     pub body: String,
+}
+
+impl Response {
+    /// The value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut fields = self.head.lines().filter_map(|line| line.split_once(": "));
+        fields.find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
 }
 
 /// One GET on a connection of its own.
@@ -299,7 +308,8 @@ pub fn http(address: SocketAddr, host: &str, path: &str) -> std::io::Result<Resp
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(invalid)?;
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(invalid)?;
     let chunked = head.to_lowercase().contains("transfer-encoding: chunked");
-    Ok(Response { status, body: if chunked { unchunk(body) } else { body.to_owned() } })
+    let body = if chunked { unchunk(body) } else { body.to_owned() };
+    Ok(Response { status, head: head.to_owned(), body })
 }
 
 fn unchunk(mut body: &str) -> String {

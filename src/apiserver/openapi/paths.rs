@@ -95,7 +95,7 @@ impl<'a> Resource<'a> {
             };
             self.insert(paths, &format!("{root}/{}", info.plural), &[all], false, false);
         }
-        for subresource in info.subresources {
+        for subresource in info.subresources.iter().filter(|subresource| subresource.is_object()) {
             let schema = of_subresource(info, subresource);
             let gvk = match subresource.version {
                 "" => gvk(info.group, info.version, subresource.kind),

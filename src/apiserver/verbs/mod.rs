@@ -8,6 +8,7 @@ mod get;
 mod list;
 mod log;
 mod patch;
+mod proxy;
 mod scale;
 mod update;
 pub mod watch;
@@ -17,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 use http::HeaderMap;
 
 use super::ApiServer;
+use super::measured;
 use super::options::Query;
 use super::registry::Place;
 use super::registry::update::Lane;
@@ -64,6 +66,9 @@ pub async fn answer(call: Call, body: Body) -> Response {
 
 /// Every verb and subresource that `target` lets through has its line here.
 async fn dispatch(call: Call, body: Body) -> Result<Response, ApiError> {
+    if measured::serves(call.kind) {
+        return measured::answer(&call).await;
+    }
     let target = &call.target;
     match (target.verb, target.subresource.as_str()) {
         ("get", "" | "status") => get::get(&call),
@@ -77,6 +82,7 @@ async fn dispatch(call: Call, body: Body) -> Result<Response, ApiError> {
         ("create", "binding") => binding::bind(&call, body).await,
         ("update", "finalize") => finalize::finalize(&call, body).await,
         ("get", "log") => log::log(&call).await,
+        ("get", "proxy") => proxy::get(&call).await,
         ("get", "scale") => scale::get(&call),
         ("update", "scale") => scale::update(&call, body).await,
         ("patch", "scale") => scale::patch(&call, body).await,

@@ -75,8 +75,11 @@ async fn files_are_turned_and_read_through() {
     let log = logs.open(POD, "c", 0);
     let line = [&b"y".repeat(1000)[..], b"\n"].concat();
     let lines = usize::try_from(MAX_FILE).expect("small") / line.len() + 100;
+    // As slowly as it is allowed to.
+    let mut now = Timestamp::now();
     for _ in 0..lines {
-        log.write(Stream::Stdout, &line);
+        now += jiff::SignedDuration::from_millis(2);
+        log.write_at(now, Stream::Stdout, &line);
         log.flush();
     }
     written(&log).await;
@@ -87,14 +90,31 @@ async fn files_are_turned_and_read_through() {
 }
 
 #[test]
-fn a_flood_is_dropped_with_a_notice() {
+fn a_flood_is_held_to_its_rate_and_the_log_says_what_was_dropped() {
     let mut buffer = Buffer::default();
     let chunk = [b"z".repeat(1023), b"\n".to_vec()].concat();
-    for _ in 0..2 * MAX_BUFFERED / chunk.len() {
-        buffer.take_in(Timestamp::UNIX_EPOCH, Stream::Stdout, &chunk);
+    let (mut now, mut kept, mut text) = (Timestamp::UNIX_EPOCH, 0, String::new());
+    let seconds = 10;
+    // Ten times what it may, for ten seconds.
+    for _ in 0..seconds * 1000 {
+        now += jiff::SignedDuration::from_millis(1);
+        for _ in 0..10 {
+            buffer.take_in(now, Stream::Stdout, &chunk);
+        }
+        kept += buffer.records.len();
+        text.push_str(&String::from_utf8(std::mem::take(&mut buffer.records)).expect("text"));
     }
-    assert!(buffer.dropped > 0);
-    assert!(buffer.records.len() <= MAX_BUFFERED + 2 * chunk.len());
+    buffer.tell_dropped(now);
+    text.push_str(&String::from_utf8(std::mem::take(&mut buffer.records)).expect("text"));
+    let most = MAX_BUFFERED + (seconds + 1) * usize::try_from(BYTES_PER_SECOND).expect("small");
+    assert!((most / 2..most).contains(&kept), "{kept} of {most}");
+    let lines = text.lines().filter(|line| line.ends_with('z')).count();
+    let number = |line: &str, before: &str| line.split(before).next()?.rsplit([' ', '[']).next()?.parse::<usize>().ok();
+    let notices = text.lines().filter(|line| line.contains(" were dropped here]"));
+    let dropped: usize = notices.clone().filter_map(|line| number(line, " lines were dropped")).sum();
+    assert_eq!(lines + dropped, seconds * 10_000, "every line is there or told");
+    assert!(notices.count() <= seconds + 1);
+    assert!(text.contains("[output is dropped from here on: it is more than 1048576 bytes a second]"));
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ use super::super::{Container, InstancePolicy, RunState, Usage};
 use super::body::{StreamingBody, collect_ready};
 use super::guest::{Guest, Surroundings};
 use super::instance::{new_store, wait_for_slot};
-use super::life::{Ending, KILLED_EXIT_CODE, Life, Occupied, Ticket, Verdict};
+use super::life::{Ending, KILLED_EXIT_CODE, Life, NotAdmitted, Occupied, Ticket, Verdict};
 use super::run::{Guarded, Halt};
 use crate::wire::{CallError, HttpBody, HttpService};
 
@@ -152,12 +152,13 @@ impl Container for HttpContainer {
 impl HttpService for HttpContainer {
     async fn call(&self, request: Request<HttpBody>) -> Result<Response<HttpBody>, CallError> {
         let server = &self.0;
-        let Some(ticket) = server.life.admit() else {
-            return Err(undelivered("the container has ended", Box::new(request)));
+        let policy = server.policy;
+        let arrived = Instant::now();
+        let ticket = match server.life.admit(policy.max_queued, policy.request_timeout).await {
+            Ok(ticket) => ticket,
+            Err(NotAdmitted::Closed) => return Err(undelivered("the container has ended", Box::new(request))),
+            Err(NotAdmitted::Full) => return Err(CallError::Overloaded { retry_after: RETRY_AFTER }),
         };
-        if ticket.ahead >= server.policy.max_concurrent {
-            return Err(CallError::Overloaded { retry_after: RETRY_AFTER });
-        }
         let Some(request) = with_authority(request) else { return Ok(bad_request()) };
         let (tell_head, head) = oneshot::channel();
         let guest = match server.take_idle() {
@@ -175,7 +176,8 @@ impl HttpService for HttpContainer {
                 })
             }
         };
-        Call { server: server.clone(), guest, head, ticket }.answer().await
+        let due = arrived + policy.request_timeout;
+        Call { server: server.clone(), guest, head, ticket, due }.answer().await
     }
 }
 
@@ -283,6 +285,8 @@ struct Call {
     guest: Guarded<Outcome>,
     head: oneshot::Receiver<Head>,
     ticket: Ticket,
+    /// When the head of the response must be there.
+    due: Instant,
 }
 
 /// What came first.
@@ -296,9 +300,8 @@ enum First {
 
 impl Call {
     async fn answer(mut self) -> Result<Response<HttpBody>, CallError> {
-        let timeout = self.server.policy.request_timeout;
         let mut deadline: Option<Pin<Box<Sleep>>> = None;
-        match poll_fn(|cx| self.poll_first(cx, timeout, &mut deadline)).await {
+        match poll_fn(|cx| self.poll_first(cx, &mut deadline)).await {
             First::Response(response, Some(live)) => self.buffered(response, live),
             First::Response(response, None) => Ok(self.streaming(response)),
             First::Refusal(code, live) => {
@@ -309,18 +312,14 @@ impl Call {
             }
             First::Handed(error) => Err(error),
             First::Failed(text) => Err(CallError::Failed(text)),
-            First::TimedOut => Err(CallError::Timeout(timeout)),
+            // The guest is dropped with the call, in the middle of whatever it did.
+            First::TimedOut => Err(CallError::Timeout(self.server.policy.request_timeout)),
         }
     }
 
     /// The head is set by the guest while it is polled, so it is looked for after each poll and needs
     /// no wake-up of its own.
-    fn poll_first(
-        &mut self,
-        cx: &mut Context<'_>,
-        timeout: Duration,
-        deadline: &mut Option<Pin<Box<Sleep>>>,
-    ) -> Poll<First> {
+    fn poll_first(&mut self, cx: &mut Context<'_>, deadline: &mut Option<Pin<Box<Sleep>>>) -> Poll<First> {
         let settled = match Pin::new(&mut self.guest).poll(cx) {
             Poll::Ready(outcome) => Some(self.server.settle(outcome)),
             Poll::Pending => None,
@@ -340,7 +339,8 @@ impl Call {
             }
             (Err(_), None) => {}
         }
-        let deadline = deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        let due = self.due;
+        let deadline = deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
         deadline.as_mut().poll(cx).map(|()| First::TimedOut)
     }
 

@@ -75,7 +75,7 @@ impl Sandbox for WasmSandbox {
         let program = image.program.as_ref().map_err(|why| StartError::MissingImport(why.clone()))?;
         let limit = spec.memory_limit.or(self.spec.memory_limit.is_none().then_some(self.default_memory_limit));
         let memory = Arc::new(Account::new(Scope::Container, limit));
-        let life = Life::begin(self.host.clone(), memory.clone(), spec.cpu_limit_millis);
+        let life = Life::begin(self.host.clone(), memory.clone(), spec);
         let surroundings = Surroundings::new(&self.spec, self.caller.clone(), spec, memory, self.memory.clone())?;
         let surroundings = Arc::new(surroundings);
         self.remember(&life);

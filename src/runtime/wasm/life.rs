@@ -8,15 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
 use tokio_util::sync::CancellationToken;
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use super::super::{Exit, RunState, Usage};
+use super::super::{ContainerSpec, Exit, RunState, Usage};
 use super::cpu::Meter;
 use super::engine::HostEngine;
 use super::limits::{Account, OutOfMemory};
+use super::shares::{Shares, Turn};
 
 /// What Kubernetes keeps of a termination message.
 const MAX_MESSAGE_BYTES: usize = 4096;
@@ -33,16 +34,24 @@ pub struct Host {
     pub engine: HostEngine,
     /// One permit per instance that may live.
     pub slots: Arc<Semaphore>,
+    pub shares: Arc<Shares>,
 }
 
 pub struct Life {
     pub host: Arc<Host>,
     pub cpu: Meter,
+    cpu_request_millis: Option<u64>,
+    /// Its name in the competition for the cores.
+    number: u64,
     memory: Arc<Account>,
     started_at: SystemTime,
     state: watch::Sender<RunState>,
     /// No new calls.
     closed: AtomicBool,
+    /// One permit per call that the guests may answer at a time; closed with the life, so that those
+    /// who wait in line are handed back.
+    places: Arc<Semaphore>,
+    queued: AtomicUsize,
     in_flight: AtomicUsize,
     drained: Notify,
     kill: CancellationToken,
@@ -51,15 +60,19 @@ pub struct Life {
 }
 
 impl Life {
-    pub fn begin(host: Arc<Host>, memory: Arc<Account>, cpu_limit_millis: Option<u64>) -> Arc<Self> {
+    pub fn begin(host: Arc<Host>, memory: Arc<Account>, spec: &ContainerSpec) -> Arc<Self> {
         let started_at = SystemTime::now();
         Arc::new(Self {
+            number: host.shares.number(),
             host,
-            cpu: Meter::new(cpu_limit_millis),
+            cpu: Meter::new(spec.cpu_limit_millis),
+            cpu_request_millis: spec.cpu_request_millis,
             memory,
             started_at,
             state: watch::Sender::new(RunState::Running { started_at }),
             closed: AtomicBool::new(false),
+            places: Arc::new(Semaphore::new(spec.instances.max_concurrent.clamp(1, Semaphore::MAX_PERMITS))),
+            queued: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
             drained: Notify::new(),
             kill: CancellationToken::new(),
@@ -74,7 +87,7 @@ impl Life {
 
     /// Ends the life for this reason, unless it has ended.
     pub fn end(&self, ending: Ending) {
-        self.closed.store(true, SeqCst);
+        self.close();
         self.state.send_if_modified(|state| {
             if matches!(state, RunState::Exited(_)) {
                 return false;
@@ -93,6 +106,7 @@ impl Life {
     /// Takes no new calls from now on.
     pub fn close(&self) {
         self.closed.store(true, SeqCst);
+        self.places.close();
     }
 
     pub fn is_closed(&self) -> bool {
@@ -109,16 +123,33 @@ impl Life {
         &self.kill
     }
 
-    /// A place for one more call; `None` once the life is closed.
-    pub fn admit(self: &Arc<Self>) -> Option<Ticket> {
-        let before = self.in_flight.fetch_add(1, SeqCst);
+    /// A place for one more call: at once, or in line behind others until `patience` is over.
+    pub async fn admit(self: &Arc<Self>, max_queued: usize, patience: Duration) -> Result<Ticket, NotAdmitted> {
+        let place = match self.places.clone().try_acquire_owned() {
+            Ok(place) => place,
+            Err(TryAcquireError::Closed) => return Err(NotAdmitted::Closed),
+            Err(TryAcquireError::NoPermits) => {
+                let _queued = Queued::join(&self.queued, max_queued).ok_or(NotAdmitted::Full)?;
+                match tokio::time::timeout(patience, self.places.clone().acquire_owned()).await {
+                    Ok(Ok(place)) => place,
+                    Ok(Err(_)) => return Err(NotAdmitted::Closed),
+                    Err(_) => return Err(NotAdmitted::Full),
+                }
+            }
+        };
+        self.in_flight.fetch_add(1, SeqCst);
         // Made before the look at `closed`, so that dropping it undoes the count on either way out.
-        let ticket = Ticket { life: self.clone(), ahead: before };
+        let ticket = Ticket { life: self.clone(), _place: place };
         if self.is_closed() {
-            return None;
+            return Err(NotAdmitted::Closed);
         }
         self.calls.fetch_add(1, SeqCst);
-        Some(ticket)
+        Ok(ticket)
+    }
+
+    /// A guest of this life has used up its tick: from now on it takes turns with others.
+    pub fn take_turns(&self) -> Turn {
+        Turn::join(&self.host.shares, self.number, self.cpu_request_millis)
     }
 
     /// Waits until no call is in flight.
@@ -148,6 +179,7 @@ impl Life {
         Usage {
             cpu: self.cpu.used(),
             memory_bytes: self.memory.used(),
+            memory_peak_bytes: self.memory.peak(),
             throttled: self.cpu.throttled(),
             instances: self.instances.load(SeqCst),
             calls: self.calls.load(SeqCst),
@@ -155,11 +187,35 @@ impl Life {
     }
 }
 
+/// Why a call got no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotAdmitted {
+    /// The life takes no new calls.
+    Closed,
+    /// The line is full, or did not move in time.
+    Full,
+}
+
+/// A place in line; given up when dropped.
+struct Queued<'a>(&'a AtomicUsize);
+
+impl<'a> Queued<'a> {
+    fn join(queued: &'a AtomicUsize, max: usize) -> Option<Self> {
+        let place = Self(queued);
+        (queued.fetch_add(1, SeqCst) < max).then_some(place)
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
 /// A call in flight.
 pub struct Ticket {
     life: Arc<Life>,
-    /// Calls that were in flight before this one.
-    pub ahead: usize,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Drop for Ticket {

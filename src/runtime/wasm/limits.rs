@@ -26,6 +26,8 @@ pub struct Account {
     scope: Scope,
     limit: u64,
     used: AtomicU64,
+    /// The most that was ever used at a time.
+    peak: AtomicU64,
 }
 
 /// Whose limit it is; for the message.
@@ -37,18 +39,28 @@ pub enum Scope {
 
 impl Account {
     pub fn new(scope: Scope, limit: Option<u64>) -> Self {
-        Self { scope, limit: limit.unwrap_or(u64::MAX), used: AtomicU64::new(0) }
+        Self { scope, limit: limit.unwrap_or(u64::MAX), used: AtomicU64::new(0), peak: AtomicU64::new(0) }
     }
 
     pub fn used(&self) -> u64 {
         self.used.load(Relaxed)
     }
 
+    pub fn peak(&self) -> u64 {
+        self.peak.load(Relaxed)
+    }
+
     fn charge(&self, bytes: u64) -> Result<(), OutOfMemory> {
         let charged =
             self.used.fetch_update(Relaxed, Relaxed, |used| used.checked_add(bytes).filter(|&sum| sum <= self.limit));
         match charged {
-            Ok(_) => Ok(()),
+            Ok(before) => {
+                // Mostly a read: the line is written only when a record is broken.
+                if before + bytes > self.peak.load(Relaxed) {
+                    self.peak.fetch_max(before + bytes, Relaxed);
+                }
+                Ok(())
+            }
             Err(used) => Err(OutOfMemory { scope: self.scope, limit: self.limit, used, asked: bytes }),
         }
     }
@@ -189,6 +201,7 @@ mod tests {
         assert_eq!((container.used(), pod.used()), (100, 100));
         drop(two);
         assert_eq!((container.used(), pod.used()), (0, 0));
+        assert_eq!((container.peak(), pod.peak()), (100, 100));
     }
 
     #[test]

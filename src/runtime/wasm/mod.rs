@@ -6,7 +6,7 @@
 //! | `artifact`, `cache`, `images` | from a file to a program that is compiled, linked and kept |
 //! | `linker` | what the host offers to programs, and what it says to those that want more |
 //! | `guest`, `output`, `outbound` | what one instance sees: files, variables, streams, the way out |
-//! | `limits`, `cpu`, `run` | memory and processor time: charged, limited, shared out fairly |
+//! | `limits`, `cpu`, `shares`, `run` | memory and processor time: charged, limited, shared out fairly |
 //! | `life`, `command`, `http`, `body`, `instance` | pods, containers, calls, and how they end |
 //!
 //! What a guest does wrong is its container's end and nobody else's: a trap, an exit, a limit passed, a
@@ -29,6 +29,7 @@ mod linker;
 mod outbound;
 mod output;
 mod run;
+mod shares;
 #[cfg(test)]
 mod tests;
 mod ticker;
@@ -47,6 +48,7 @@ use self::instance::WasmSandbox;
 use self::life::Host;
 use self::limits::{Account, Limiter, Scope};
 use self::linker::Linkers;
+use self::shares::Shares;
 use super::{Image, ImageError, ImageSource, Runtime, Sandbox, SandboxSpec, StartError};
 
 /// The engine's version: the one this crate was built with.
@@ -89,7 +91,13 @@ impl WasmRuntime {
         let images = Images::new(&engine.engine, linkers, config.cache_dir.as_deref())?;
         let slots = Arc::new(Semaphore::new(engine.capacity));
         tracing::debug!(instances = engine.capacity, pooled = engine.pooled, "WebAssembly host ready");
-        Ok(Self { host: Arc::new(Host { engine, slots }), images, default_memory_limit: config.default_memory_limit })
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let shares = Arc::new(Shares::new(cores));
+        Ok(Self {
+            host: Arc::new(Host { engine, slots, shares }),
+            images,
+            default_memory_limit: config.default_memory_limit,
+        })
     }
 }
 

@@ -80,6 +80,7 @@ impl Bench {
             mounts: Vec::new(),
             memory_limit: None,
             cpu_limit_millis: None,
+            cpu_request_millis: None,
             output: output.clone(),
             instances: InstancePolicy::default(),
         };
@@ -298,6 +299,28 @@ async fn a_cpu_limit_throttles() {
 }
 
 #[tokio::test]
+async fn requests_are_shares_when_the_cores_do_not_suffice() {
+    // Each wants every core, and more.
+    let loops = std::thread::available_parallelism().unwrap().get() * 2;
+    let mut containers = Vec::new();
+    for request in [100, 400] {
+        let mut bench =
+            Bench::wat(r#"(module (func (export "_start") (loop br 0)) (memory (export "memory") 1))"#).await;
+        bench.spec.cpu_request_millis = Some(request);
+        let same = futures::future::join_all((0..loops).map(|_| bench.sandbox.start(&bench.spec))).await;
+        containers.push((bench, same.into_iter().map(Result::unwrap).collect::<Vec<_>>()));
+    }
+    let used = |of: usize| containers[of].1.iter().map(|container| container.usage().cpu).sum::<Duration>();
+    let enough = Duration::from_secs(1);
+    until("the heavy ones had a second", || used(1) > enough).await;
+    let ratio = used(1).as_secs_f64() / used(0).as_secs_f64();
+    assert!((2.5..6.0).contains(&ratio), "{ratio} instead of 4");
+    for container in containers.iter().flat_map(|(_, same)| same) {
+        container.stop(Duration::ZERO).await;
+    }
+}
+
+#[tokio::test]
 async fn stopping_waits_for_calls_and_then_interrupts_them() {
     let bench = Bench::prebuilt("faults").await;
     let call = |http: &Arc<dyn HttpService>, path: &'static str| {
@@ -321,17 +344,53 @@ async fn stopping_waits_for_calls_and_then_interrupts_them() {
 }
 
 #[tokio::test]
-async fn calls_beyond_the_bound_are_refused() {
+async fn calls_beyond_the_bound_stand_in_line_and_beyond_that_are_refused() {
+    let mut bench = Bench::prebuilt("faults").await;
+    (bench.spec.instances.max_concurrent, bench.spec.instances.max_queued) = (1, 1);
+    let (container, http) = bench.start_http().await;
+    let slow = |ms: u32| {
+        let (http, path) = (http.clone(), format!("/slow?ms={ms}"));
+        tokio::spawn(async move { http.call(get(&path)).await.map(|response| response.status()) })
+    };
+    let first = slow(300);
+    until("the call is in flight", || container.usage().instances == 1).await;
+    // Whichever of these two comes first stands in line; the other is refused at once.
+    let (one, two) = tokio::join!(slow(1), slow(1));
+    let refused = |call: &Result<_, CallError>| matches!(call, Err(CallError::Overloaded { .. }));
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert!(refused(&one) != refused(&two), "{one:?} {two:?}");
+    assert_eq!(first.await.unwrap().unwrap(), 200);
+    assert_eq!(container.usage().calls, 2, "what was refused never ran");
+}
+
+#[tokio::test]
+async fn those_in_line_are_handed_back_when_the_container_ends() {
     let mut bench = Bench::prebuilt("faults").await;
     bench.spec.instances.max_concurrent = 1;
     let (container, http) = bench.start_http().await;
-    let slow = tokio::spawn({
+    let call = |path: &'static str| {
         let http = http.clone();
-        async move { http.call(get("/slow?ms=300")).await.map(|response| response.status()) }
-    });
+        tokio::spawn(async move { http.call(get(path)).await })
+    };
+    let endless = call("/loop");
     until("the call is in flight", || container.usage().instances == 1).await;
-    assert!(matches!(http.call(get("/")).await, Err(CallError::Overloaded { .. })));
-    assert_eq!(slow.await.unwrap().unwrap(), 200);
+    let waiting = call("/");
+    tokio::task::yield_now().await;
+    container.stop(Duration::from_millis(20)).await;
+    assert!(matches!(waiting.await.unwrap(), Err(CallError::Undelivered { .. })));
+    assert!(endless.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn a_request_that_takes_too_long_ends_with_its_instance_and_nothing_else() {
+    let mut bench = Bench::prebuilt("faults").await;
+    bench.spec.instances.request_timeout = Duration::from_millis(50);
+    let (container, http) = bench.start_http().await;
+    for path in ["/loop", "/slow?ms=60000"] {
+        let answer = http.call(get(path)).await.map(|response| response.status());
+        assert!(matches!(answer, Err(CallError::Timeout(after)) if after == bench.spec.instances.request_timeout));
+        assert_eq!(container.usage().instances, 0, "{path}");
+    }
     assert_eq!(http.call(get("/")).await.unwrap().status(), 200);
 }
 
