@@ -25,6 +25,7 @@ build() { # package, target, tag
 for service in hello storefront cart payment; do
   for tag in 1 2; do build "$service" wasm32-wasip2 "$tag"; done
 done
+build echo wasm32-wasip2 1
 build faults wasm32-wasip2 1
 build job wasm32-wasip2 1
 build worker wasm32-wasip1 1

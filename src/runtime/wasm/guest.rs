@@ -3,14 +3,8 @@
 //! Arguments, variables, mounted directories, two output streams, clocks, random numbers and the
 //! node's way out for HTTP. Standard input is empty and nothing is inherited from the host's process.
 //! What all instances share is made once per container; an instance takes references, so that making
-//! one costs next to nothing.
-//!
-//! Sockets: a guest may listen on its pod's address and connect to it, so the containers of a pod reach
-//! each other and the pod serves TCP. It may not bind 0.0.0.0 or 127.0.0.1, which on a machine without
-//! network namespaces belong to everyone, and it may connect nowhere else: other Services are called
-//! through `wasi:http`, where names resolve and policies hold.
+//! one costs next to nothing. Sockets: see [`super::sockets`].
 
-use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,7 +12,7 @@ use wasmtime::component::{HasData, ResourceTable};
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::bindings::cli::environment;
-use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsCtx};
+use wasmtime_wasi::sockets::{WasiSocketsCtx, WasiSocketsCtxView};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
@@ -26,6 +20,7 @@ use super::super::{ContainerSpec, Mount, Output, SandboxSpec, StartError, Stream
 use super::limits::{Account, Limiter};
 use super::outbound::Hooks;
 use super::output::Lines;
+use super::sockets::{PodNetwork, Sockets};
 use crate::wire::{Caller, Outbound};
 
 /// Resources (streams, bodies, headers, files) that one instance may hold at a time.
@@ -40,6 +35,7 @@ pub struct Surroundings {
     mounts: Vec<Mount>,
     filesystem: WasiFilesystemCtx,
     sockets: WasiSocketsCtx,
+    network: Arc<PodNetwork>,
     output: Arc<dyn Output>,
     caller: Arc<Caller>,
     outbound: Arc<dyn Outbound>,
@@ -58,7 +54,8 @@ impl Surroundings {
     ) -> Result<Self, StartError> {
         let mut template = WasiCtxBuilder::new();
         open_mounts(&mut template, &spec.mounts)?;
-        allow_own_address(&mut template, pod.ip);
+        let network = PodNetwork::new(caller.clone(), pod.outbound.clone());
+        network.guard(&mut template);
         let mut template = template.build();
         Ok(Self {
             args: spec.args.clone(),
@@ -66,6 +63,7 @@ impl Surroundings {
             mounts: spec.mounts.clone(),
             filesystem: template.filesystem().clone(),
             sockets: template.sockets().clone(),
+            network,
             output: spec.output.clone(),
             caller,
             outbound: pod.outbound.clone(),
@@ -97,6 +95,7 @@ impl Surroundings {
             http: WasiHttpCtx::new(),
             hooks: Hooks { caller: self.caller.clone(), outbound: self.outbound.clone() },
             limiter: self.limiter(),
+            sockets: Sockets::new(self.network.clone()),
             surroundings: self.clone(),
         }
     }
@@ -130,27 +129,6 @@ fn mount_error(mount: &Mount, error: &wasmtime::Error) -> StartError {
     StartError::Other(format!("cannot mount {} at {}: {error:#}{hint}", host.display(), mount.guest))
 }
 
-fn allow_own_address(builder: &mut WasiCtxBuilder, own: IpAddr) {
-    builder
-        .allow_tcp(true)
-        .allow_udp(true)
-        .allow_ip_name_lookup(false)
-        .socket_addr_check(move |address, usage| Box::pin(std::future::ready(socket_allowed(own, address, usage))));
-}
-
-/// Whether a guest whose pod has the address `own` may do this.
-fn socket_allowed(own: IpAddr, address: SocketAddr, usage: SocketAddrUse) -> bool {
-    match usage {
-        // Who may call this pod is for the network to decide, before it comes here.
-        SocketAddrUse::TcpAccept | SocketAddrUse::UdpReceive => true,
-        // A wildcard without a port is what the system binds by itself before it connects or sends.
-        SocketAddrUse::TcpBind | SocketAddrUse::UdpBind => {
-            address.ip() == own || (address.ip().is_unspecified() && address.port() == 0)
-        }
-        SocketAddrUse::TcpListen | SocketAddrUse::TcpConnect | SocketAddrUse::UdpSend => address.ip() == own,
-    }
-}
-
 /// The state of a component's instance.
 pub struct Guest {
     wasi: WasiCtx,
@@ -158,7 +136,15 @@ pub struct Guest {
     http: WasiHttpCtx,
     hooks: Hooks,
     pub limiter: Limiter,
+    sockets: Sockets,
     surroundings: Arc<Surroundings>,
+}
+
+impl Guest {
+    /// wasmtime's side of the instance's sockets, and ours.
+    pub fn sockets(&mut self) -> (WasiSocketsCtxView<'_>, &mut Sockets) {
+        (WasiSocketsCtxView { ctx: self.wasi.sockets(), table: &mut self.table }, &mut self.sockets)
+    }
 }
 
 impl WasiView for Guest {
@@ -205,29 +191,5 @@ impl environment::Host for EnvironmentView<'_> {
 
     fn initial_cwd(&mut self) -> wasmtime::Result<Option<String>> {
         Ok(None)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sockets_reach_the_pods_own_address_alone() {
-        use SocketAddrUse::{TcpAccept, TcpBind, TcpConnect, TcpListen, UdpBind, UdpReceive, UdpSend};
-        let own: IpAddr = "127.64.0.9".parse().unwrap();
-        let allowed = |address: &str, usage| socket_allowed(own, address.parse().unwrap(), usage);
-        for usage in [TcpBind, TcpListen, TcpConnect, UdpBind, UdpSend] {
-            assert!(allowed("127.64.0.9:80", usage), "{usage:?}");
-            assert!(!allowed("127.64.0.10:80", usage), "{usage:?}");
-            assert!(!allowed("127.0.0.1:80", usage), "{usage:?}");
-            assert!(!allowed("0.0.0.0:80", usage), "{usage:?}");
-        }
-        for usage in [TcpBind, UdpBind] {
-            assert!(allowed("0.0.0.0:0", usage), "{usage:?}");
-        }
-        for usage in [TcpAccept, UdpReceive] {
-            assert!(allowed("192.0.2.1:1234", usage), "{usage:?}");
-        }
     }
 }

@@ -13,9 +13,10 @@ use wasmtime_wasi::p2::bindings::cli::environment;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use super::guest::{CoreGuest, Guest, SharedEnvironment, environment_of};
+use super::sockets;
 
 /// The version of every `wasi:` interface offered below.
-const WASI_VERSION: &str = "0.2.12";
+pub const WASI_VERSION: &str = "0.2.12";
 /// Interfaces offered to components, without the version.
 const INTERFACES: &[&str] = &[
     "wasi:cli/environment",
@@ -90,6 +91,7 @@ impl Linkers {
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut component)?;
         component.allow_shadowing(true);
         environment::add_to_linker::<_, SharedEnvironment>(&mut component, environment_of)?;
+        sockets::add_to_linker(&mut component)?;
         component.allow_shadowing(false);
 
         let mut core = Linker::new(engine);

@@ -6,6 +6,7 @@
 //! | `artifact`, `cache`, `images` | from a file to a program that is compiled, linked and kept |
 //! | `linker` | what the host offers to programs, and what it says to those that want more |
 //! | `guest`, `output`, `outbound` | what one instance sees: files, variables, streams, the way out |
+//! | `sockets` | `wasi:sockets` inside the pod's own address |
 //! | `limits`, `cpu`, `run` | memory and processor time: charged, limited, shared out fairly |
 //! | `life`, `command`, `http`, `body`, `instance` | pods, containers, calls, and how they end |
 //!
@@ -29,6 +30,7 @@ mod linker;
 mod outbound;
 mod output;
 mod run;
+mod sockets;
 #[cfg(test)]
 mod tests;
 mod ticker;

@@ -682,3 +682,42 @@ async fn a_panic_of_the_host_ends_that_container_alone() {
     assert_eq!(beside_http.call(get("/")).await.unwrap().status(), 200);
     assert!(running(&beside));
 }
+
+/// What comes back of a line sent to the pod's port.
+async fn echoed(port: u16) -> std::io::Result<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(("127.64.0.9", port)).await?;
+    stream.write_all(b"hello").await?;
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[tokio::test]
+async fn a_server_listens_on_its_pods_address_until_it_is_stopped() {
+    for (family, port) in [("4", 7104), ("6", 7106)] {
+        let mut bench = Bench::prebuilt("echo").await.args(&["echo", &port.to_string()]);
+        bench.spec.env.push(("ECHO_FAMILY".to_owned(), family.to_owned()));
+        // A second life finds the port free.
+        for _ in 0..2 {
+            let container = bench.start().await;
+            until("it listens", || bench.output.text().contains("listening on") || !running(&container)).await;
+            assert_eq!(echoed(port).await.unwrap(), "hello", "{}", bench.output.text());
+            assert!(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err());
+            container.stop(Duration::ZERO).await;
+            assert!(echoed(port).await.is_err(), "its sockets are closed when it has exited");
+            let seen = if family == "4" { "connected: 127." } else { "connected: [::ffff:127." };
+            let text = std::mem::take(&mut *bench.output.0.lock().unwrap());
+            assert!(text.contains(seen), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_guest_connects_nowhere_without_the_nodes_leave() {
+    let bench = Bench::prebuilt("echo").await.args(&["echo", "127.0.0.1", "22"]);
+    let exit = exit_of(&bench.start().await).await;
+    assert_eq!(exit.code, 1);
+    let said = bench.output.text().to_lowercase();
+    assert!(said.contains("e:echo: access") && said.contains("denied"), "{said}");
+}
