@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1 as core;
 use super::context::Context;
 use super::env::{self, Found};
 use super::fields::{limit_millis, limit_units};
+use super::grants;
 use super::images::PullPolicy;
 use super::logs::ContainerLog;
 use super::objects::{Lookup, Tracked};
@@ -120,6 +121,7 @@ impl Launch {
             memory_limit: limit_units(container, "memory"),
             cpu_limit_millis: limit_millis(container, "cpu"),
             output: log.clone(),
+            grants: grants::of(&self.pod),
             instances: InstancePolicy::default(),
         };
         let started = self.sandbox.start(&spec).await.map_err(refused)?;

@@ -12,4 +12,5 @@ mod oracle;
 mod rollout;
 mod shop;
 mod sockets;
+mod wagi;
 mod workloads;

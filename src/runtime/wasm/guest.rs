@@ -8,10 +8,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use wasmtime::component::{HasData, ResourceTable};
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::p1::WasiP1Ctx;
-use wasmtime_wasi::p2::bindings::cli::environment;
+use wasmtime_wasi::p2::bindings::cli::environment::Host as EnvironmentHost;
+use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::sockets::{WasiSocketsCtx, WasiSocketsCtxView};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
@@ -21,12 +23,20 @@ use super::limits::{Account, Limiter};
 use super::outbound::Hooks;
 use super::output::Lines;
 use super::sockets::{PodNetwork, Sockets};
+use super::wagi::Captured;
 use crate::wire::{Caller, Outbound};
 
 /// Resources (streams, bodies, headers, files) that one instance may hold at a time.
 const MAX_RESOURCES: usize = 8192;
 /// Random bytes for one call.
 const MAX_RANDOM_BYTES: u64 = 1 << 20;
+
+/// What one call gives to the instance that answers it by its streams ([`super::wagi`]).
+pub struct CallIo {
+    pub env: Vec<(String, String)>,
+    pub stdin: Bytes,
+    pub stdout: Captured,
+}
 
 /// What the instances of a container share.
 pub struct Surroundings {
@@ -72,7 +82,8 @@ impl Surroundings {
         })
     }
 
-    fn limiter(&self) -> Limiter {
+    /// An account for one instance, or for what is held for one.
+    pub fn limiter(&self) -> Limiter {
         Limiter::new(self.memory.clone(), self.pod_memory.clone())
     }
 
@@ -80,10 +91,20 @@ impl Surroundings {
         Lines::new(self.output.clone(), stream)
     }
 
+    /// Writes to the container's log, whole lines at a time.
+    pub fn log(&self, stream: Stream, lines: &str) {
+        self.output.write(stream, lines.as_bytes());
+    }
+
+    /// argv's first.
+    pub fn command(&self) -> &str {
+        self.args.first().map_or("", String::as_str)
+    }
+
     /// The state of a component's instance.
-    pub fn guest(self: &Arc<Self>) -> Guest {
+    pub fn guest(self: &Arc<Self>, call: Option<CallIo>) -> Guest {
         let mut builder = WasiCtxBuilder::new();
-        builder.stdout(self.lines(Stream::Stdout)).stderr(self.lines(Stream::Stderr)).max_random_size(MAX_RANDOM_BYTES);
+        let call_env = self.set_streams(&mut builder, call);
         let mut wasi = builder.build();
         wasi.filesystem().clone_from(&self.filesystem);
         wasi.sockets().clone_from(&self.sockets);
@@ -96,22 +117,34 @@ impl Surroundings {
             hooks: Hooks { caller: self.caller.clone(), outbound: self.outbound.clone() },
             limiter: self.limiter(),
             sockets: Sockets::new(self.network.clone()),
+            call_env,
             surroundings: self.clone(),
         }
     }
 
     /// The state of a core module's instance. It opens the mounts anew, since the older interface
     /// takes them only at the beginning.
-    pub fn core_guest(&self) -> Result<CoreGuest, StartError> {
+    pub fn core_guest(&self, call: Option<CallIo>) -> Result<CoreGuest, StartError> {
         let mut builder = WasiCtxBuilder::new();
-        builder
-            .args(&self.args)
-            .envs(&self.env)
-            .stdout(self.lines(Stream::Stdout))
-            .stderr(self.lines(Stream::Stderr))
-            .max_random_size(MAX_RANDOM_BYTES);
+        let call_env = self.set_streams(&mut builder, call);
+        builder.args(&self.args).envs(&environment(&self.env, &call_env));
         open_mounts(&mut builder, &self.mounts)?;
         Ok(CoreGuest { wasi: builder.build_p1(), limiter: self.limiter() })
+    }
+
+    /// Sets the streams, those of a call where there is one; returns the call's variables.
+    fn set_streams(&self, builder: &mut WasiCtxBuilder, call: Option<CallIo>) -> Vec<(String, String)> {
+        builder.stderr(self.lines(Stream::Stderr)).max_random_size(MAX_RANDOM_BYTES);
+        match call {
+            Some(call) => {
+                builder.stdin(MemoryInputPipe::new(call.stdin)).stdout(call.stdout);
+                call.env
+            }
+            None => {
+                builder.stdout(self.lines(Stream::Stdout));
+                Vec::new()
+            }
+        }
     }
 }
 
@@ -137,6 +170,8 @@ pub struct Guest {
     hooks: Hooks,
     pub limiter: Limiter,
     sockets: Sockets,
+    /// Variables of the call that it answers; none unless by CGI.
+    call_env: Vec<(String, String)>,
     surroundings: Arc<Surroundings>,
 }
 
@@ -173,20 +208,29 @@ impl HasData for SharedEnvironment {
     type Data<'a> = EnvironmentView<'a>;
 }
 
-pub struct EnvironmentView<'a>(&'a Surroundings);
+pub struct EnvironmentView<'a> {
+    container: &'a Surroundings,
+    call: &'a [(String, String)],
+}
+
+/// The container's variables and those of a call, which count where both have one.
+fn environment(container: &[(String, String)], call: &[(String, String)]) -> Vec<(String, String)> {
+    let own = container.iter().filter(|(name, _)| !call.iter().any(|(other, _)| other == name));
+    own.chain(call).cloned().collect()
+}
 
 /// The guest's arguments and variables, by reference.
 pub fn environment_of(guest: &mut Guest) -> EnvironmentView<'_> {
-    EnvironmentView(&guest.surroundings)
+    EnvironmentView { container: &guest.surroundings, call: &guest.call_env }
 }
 
-impl environment::Host for EnvironmentView<'_> {
+impl EnvironmentHost for EnvironmentView<'_> {
     fn get_environment(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
-        Ok(self.0.env.clone())
+        Ok(environment(&self.container.env, self.call))
     }
 
     fn get_arguments(&mut self) -> wasmtime::Result<Vec<String>> {
-        Ok(self.0.args.clone())
+        Ok(self.container.args.clone())
     }
 
     fn initial_cwd(&mut self) -> wasmtime::Result<Option<String>> {

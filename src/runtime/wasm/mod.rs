@@ -9,6 +9,7 @@
 //! | `sockets` | `wasi:sockets` inside the pod's own address |
 //! | `limits`, `cpu`, `run` | memory and processor time: charged, limited, shared out fairly |
 //! | `life`, `command`, `http`, `body`, `instance` | pods, containers, calls, and how they end |
+//! | `wagi`, `cgi` | calls answered by programs that know no HTTP |
 //!
 //! What a guest does wrong is its container's end and nobody else's: a trap, an exit, a limit passed, a
 //! host panic on its account. What is wrong with an image is said before anything runs. The host
@@ -17,6 +18,7 @@
 mod artifact;
 mod body;
 mod cache;
+mod cgi;
 mod command;
 mod cpu;
 mod engine;
@@ -34,6 +36,7 @@ mod sockets;
 #[cfg(test)]
 mod tests;
 mod ticker;
+mod wagi;
 
 use std::path::PathBuf;
 use std::sync::Arc;

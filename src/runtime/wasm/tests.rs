@@ -1,5 +1,7 @@
 //! The host as a whole, with the project's own guests and a few written out here.
 
+mod calls_by_cgi;
+
 use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
@@ -9,7 +11,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Full};
 
 use super::super::{
-    Container, ContainerSpec, Exit, InstancePolicy, Mount, Output, RunState, Runtime as _, Sandbox, Stream,
+    Container, ContainerSpec, Exit, Grants, InstancePolicy, Mount, Output, RunState, Runtime as _, Sandbox, Stream,
 };
 use super::*;
 use crate::wire::{CallError, CallTimeouts, Caller, HttpBody, HttpService, Outbound, OutboundError};
@@ -81,6 +83,7 @@ impl Bench {
             memory_limit: None,
             cpu_limit_millis: None,
             output: output.clone(),
+            grants: Grants::default(),
             instances: InstancePolicy::default(),
         };
         Self { spec, sandbox: HOST.sandbox(pod(None)).await.unwrap(), output }
@@ -720,4 +723,23 @@ async fn a_guest_connects_nowhere_without_the_nodes_leave() {
     assert_eq!(exit.code, 1);
     let said = bench.output.text().to_lowercase();
     assert!(said.contains("e:echo: access") && said.contains("denied"), "{said}");
+}
+
+#[tokio::test]
+async fn a_reactor_is_initialised_and_asked_what_the_command_names() {
+    let wat = r#"(module
+        (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 0) "\10\00\00\00\05\00\00\00\18\00\00\00\05\00\00\00")
+        (data (i32.const 16) "init\n   tick\n")
+        (func (export "_initialize") (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 64))))
+        (func (export "tick") (drop (call $write (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 64))))
+        (func (export "takes") (param i32) unreachable))"#;
+    for (command, printed) in
+        [("tick", "init\ntick\n"), ("main", "init\n"), ("takes", "init\n"), ("_initialize", "init\n")]
+    {
+        let bench = Bench::wat(wat).await.args(&[command]);
+        let exit = exit_of(&bench.start().await).await;
+        assert_eq!((exit.code, bench.output.text().as_str()), (0, printed), "{command}");
+    }
 }
