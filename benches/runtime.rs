@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use coracle::runtime::wasm::{WasmConfig, WasmRuntime, digest_of};
 use coracle::runtime::{
-    Container, ContainerSpec, ImageSource, InstancePolicy, Output, RunState, Runtime as _, Sandbox, SandboxSpec, Stream,
+    Container, ContainerSpec, Grants, ImageSource, InstancePolicy, Output, RunState, Runtime as _, Sandbox,
+    SandboxSpec, Stream,
 };
 use coracle::wire::{CallTimeouts, Caller, HttpBody, HttpService, Outbound, OutboundError};
 use criterion::Criterion;

@@ -3,7 +3,7 @@
 //! A leaf: it imports no other room, so that [`crate::runtime`] (which serves calls) and
 //! [`crate::network`] (which routes them) need not know each other.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,6 +72,21 @@ pub enum OutboundError {
     Failed(String),
 }
 
+/// What a guest's own socket carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    Tcp,
+    Udp,
+}
+
+/// What a name stands for to a guest that opens its own sockets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    pub addresses: Vec<IpAddr>,
+    /// Whether the name is of the world outside the cluster, which the pod may then connect to.
+    pub outside: bool,
+}
+
 /// The way out for guests: resolves Service names and hosts and makes the call.
 #[async_trait::async_trait]
 pub trait Outbound: Send + Sync + 'static {
@@ -82,4 +97,16 @@ pub trait Outbound: Send + Sync + 'static {
         request: Request<HttpBody>,
         timeouts: CallTimeouts,
     ) -> Result<Response<HttpBody>, OutboundError>;
+
+    /// Where a socket of `caller` that wants to reach `to` is to be connected: a Service's address
+    /// leads to one of its endpoints. An answer leads to itself when asked about again. Must not block.
+    fn route(&self, caller: &Caller, to: SocketAddr, transport: Transport) -> Result<SocketAddr, OutboundError> {
+        let Caller { namespace, pod, .. } = caller;
+        Err(OutboundError::Denied(format!("pod {namespace}/{pod} may not reach {to} by {transport:?}")))
+    }
+
+    /// What `host` stands for to `caller`.
+    async fn resolve(&self, _caller: &Caller, host: &str) -> Result<Named, OutboundError> {
+        Err(OutboundError::UnknownHost(host.to_owned()))
+    }
 }

@@ -3,6 +3,8 @@
 #
 #   workloads/build.sh [DIR]       into DIR instead of workloads/prebuilt
 #
+# C is built where there is clang with a wasi-libc (Debian: clang, lld, wasi-libc); its module stays as it is elsewhere.
+#
 # Needs the targets wasm32-wasip1 and wasm32-wasip2 (`rustup target add wasm32-wasip1 wasm32-wasip2`).
 # Where those cannot be had, set CARGO_WASM to a command that takes cargo's arguments and can build for them,
 # e.g. CARGO_WASM="my-wasm-toolchain cargo" workloads/build.sh
@@ -25,8 +27,24 @@ build() { # package, target, tag
 for service in hello storefront cart payment; do
   for tag in 1 2; do build "$service" wasm32-wasip2 "$tag"; done
 done
+build echo wasm32-wasip2 1
 build faults wasm32-wasip2 1
 build job wasm32-wasip2 1
 build worker wasm32-wasip1 1
+
+# No compiler-rt: these need nothing of it, and not every wasi-libc comes with one.
+build_c() { # name, tag
+  mkdir -p "$out/$1"
+  clang --target=wasm32-wasi -Os -nodefaultlibs -Wl,--strip-all -o "$out/$1/$2.wasm" "$here/$1/$1.c" -lc
+  chmod 644 "$out/$1/$2.wasm"
+  echo "$1:$2 $(wc -c <"$out/$1/$2.wasm") bytes"
+}
+
+if command -v clang wasm-ld >/dev/null; then
+  build_c greet 1
+else
+  echo "greet:1 is not built: there is no clang with wasm-ld"
+fi
+
 # Other versions of the compiler make other bytes: a test compares only where this one is at hand.
 if [ "$out" = "$here/prebuilt" ]; then "${cargo[@]}" --version >"$here/prebuilt.toolchain"; fi

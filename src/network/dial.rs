@@ -2,8 +2,9 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
+use std::sync::OnceLock;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,6 +23,15 @@ const FIRST_FREE_PORT: u16 = 1_024;
 pub(super) fn stand_in(address: SocketAddr) -> Option<SocketAddr> {
     let port = address.port();
     (port < FIRST_FREE_PORT && port != 0).then(|| SocketAddr::new(address.ip(), port + STAND_IN_SHIFT))
+}
+
+/// Where somebody who connects by himself finds `address`: not where this process may not listen, hence
+/// no other node process of this machine either.
+pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
+    static FORBIDDEN: OnceLock<bool> = OnceLock::new();
+    let tried =
+        || matches!(TcpListener::bind(("127.0.0.1", 1)), Err(error) if error.kind() == io::ErrorKind::PermissionDenied);
+    stand_in(address).filter(|_| *FORBIDDEN.get_or_init(tried)).unwrap_or(address)
 }
 
 /// Connects to an endpoint, or to what stands in for it.

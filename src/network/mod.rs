@@ -19,6 +19,7 @@ mod local;
 mod outbound;
 mod pods;
 mod replay;
+mod route;
 mod seek;
 mod serve;
 mod service;

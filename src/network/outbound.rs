@@ -10,11 +10,12 @@ use http::{Request, Response};
 
 use super::headers;
 use super::http::{ForwardError, Forwarder};
+use super::route::{self, Name};
 use super::table::{Resolved, RouteTable, ServiceKind, ServicePort};
-use crate::wire::{CallTimeouts, Caller, HttpBody, Outbound, OutboundError};
+use crate::wire::{CallTimeouts, Caller, HttpBody, Named, Outbound, OutboundError, Transport};
 
 /// Names that stand for names may lead on so far: a loop must end.
-const EXTERNAL_NAME_HOPS: usize = 4;
+pub(super) const EXTERNAL_NAME_HOPS: usize = 4;
 
 /// Whom a guest may call outside the cluster. The node knows its pods' annotations.
 pub trait OutboundPolicy: Send + Sync + 'static {
@@ -29,7 +30,7 @@ pub(super) struct Guests {
 
 /// Where a call goes.
 #[derive(Debug)]
-enum Destination {
+pub(super) enum Destination {
     Inside(Arc<ServicePort>),
     /// A host outside the cluster.
     Outside(String, u16),
@@ -71,11 +72,34 @@ impl Outbound for Guests {
             ForwardError::Overloaded { .. } | ForwardError::Failed(_) => OutboundError::Failed(error.to_string()),
         })
     }
+
+    fn route(&self, caller: &Caller, to: SocketAddr, transport: Transport) -> Result<SocketAddr, OutboundError> {
+        let allows = |host: &str| self.policy.allows(caller, host);
+        route::route(&self.forwarder.directory.table(), caller, to, transport, allows)
+    }
+
+    async fn resolve(&self, caller: &Caller, host: &str) -> Result<Named, OutboundError> {
+        let name = route::name(&self.forwarder.directory.table(), caller, host);
+        match name {
+            Name::Inside(addresses) => Ok(Named { addresses, outside: false }),
+            Name::Outside(host) => {
+                let addresses = self.addresses(caller, &host, 0).await?;
+                Ok(Named { addresses, outside: true })
+            }
+            Name::Nothing(why) => Err(OutboundError::UnknownHost(why)),
+        }
+    }
 }
 
 impl Guests {
     /// A host outside the cluster, if the pod may call it and it has addresses.
     async fn outside(&self, caller: &Caller, host: &str, port: u16) -> Result<Arc<ServicePort>, OutboundError> {
+        let addresses = self.addresses(caller, host, port).await?;
+        Ok(Arc::new(ServicePort::of_pods(host, &addresses, port)))
+    }
+
+    /// The addresses of a host outside the cluster, at least one, if the pod may call it.
+    async fn addresses(&self, caller: &Caller, host: &str, port: u16) -> Result<Vec<IpAddr>, OutboundError> {
         if !self.policy.allows(caller, host) {
             return Err(not_allowed(caller, host));
         }
@@ -83,13 +107,13 @@ impl Guests {
         let addresses: Vec<IpAddr> = found.map(|all| all.map(|address| address.ip()).collect()).unwrap_or_default();
         match addresses.is_empty() {
             true => Err(OutboundError::UnknownHost(host.to_owned())),
-            false => Ok(Arc::new(ServicePort::of_pods(host, &addresses, port))),
+            false => Ok(addresses),
         }
     }
 }
 
 /// A name that is no Service's. One without a dot was meant to be: then that is what is wrong.
-fn not_allowed(caller: &Caller, host: &str) -> OutboundError {
+pub(super) fn not_allowed(caller: &Caller, host: &str) -> OutboundError {
     let Caller { namespace, pod, .. } = caller;
     match host.contains(['.', ':']) {
         true => OutboundError::Denied(format!(
@@ -141,12 +165,12 @@ fn find(table: &RouteTable, caller: &Caller, host: &str, port: u16) -> Destinati
 }
 
 /// Whether a name says itself that it is one of the cluster's.
-fn is_inside(host: &str) -> bool {
+pub(super) fn is_inside(host: &str) -> bool {
     let host = host.trim_end_matches('.').to_ascii_lowercase();
     host.ends_with(".svc") || host.ends_with(".cluster.local")
 }
 
-fn find_address(table: &RouteTable, caller: &Caller, ip: IpAddr, port: u16) -> Destination {
+pub(super) fn find_address(table: &RouteTable, caller: &Caller, ip: IpAddr, port: u16) -> Destination {
     if let Some(port) = table.at(SocketAddr::new(ip, port)) {
         return Destination::Inside(port.clone());
     }

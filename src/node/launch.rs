@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1 as core;
 use super::context::Context;
 use super::env::{self, Found};
 use super::fields::{limit_millis, limit_units, request_millis};
+use super::grants;
 use super::images::PullPolicy;
 use super::instances;
 use super::logs::ContainerLog;
@@ -128,6 +129,7 @@ impl Launch {
             cpu_limit_millis: limit_millis(container, "cpu"),
             cpu_request_millis: request_millis(container, "cpu"),
             output: log.clone(),
+            grants: grants::of(&self.pod),
             instances,
         };
         let started = self.sandbox.start(&spec).await.map_err(refused)?;

@@ -18,6 +18,7 @@ mod config;
 mod context;
 mod env;
 mod fields;
+mod grants;
 mod heartbeat;
 mod images;
 mod instances;

@@ -81,8 +81,16 @@ pub struct ContainerSpec {
     /// Thousandths of a core: the weight beside other containers when the cores do not suffice for all.
     pub cpu_request_millis: Option<u64>,
     pub output: Arc<dyn Output>,
+    pub grants: Grants,
     /// How instances answer calls; `InstancePolicy::default()` unless the pod asks otherwise.
     pub instances: InstancePolicy,
+}
+
+/// What a pod asks for beyond files, variables and streams; nothing unless it does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// A program that knows no HTTP answers calls by CGI, an instance per request.
+    pub wagi: bool,
 }
 
 /// How the instances of an HTTP container are made, kept and bounded.

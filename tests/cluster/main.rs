@@ -14,4 +14,6 @@ mod neighbours;
 mod oracle;
 mod rollout;
 mod shop;
+mod sockets;
+mod wagi;
 mod workloads;

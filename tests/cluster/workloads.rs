@@ -26,12 +26,24 @@ fn each_prebuilt_module_is_what_its_source_builds_to() {
         for module in std::fs::read_dir(&package).expect("a directory") {
             let module = module.expect("an entry").path();
             let rebuilt = out.path().join(module.strip_prefix(&prebuilt).expect("below"));
+            if package.ends_with("greet") && !has_the_c_compiler() {
+                eprintln!("SKIPPED: {} was made by {C_COMPILER}", module.display());
+                continue;
+            }
             let same = std::fs::read(&module).expect("read") == std::fs::read(&rebuilt).expect("rebuilt");
             assert!(same, "{} is not what its source builds to: run workloads/build.sh", module.display());
             compared += 1;
         }
     }
-    assert_eq!(compared, 11);
+    assert_eq!(compared, if has_the_c_compiler() { 13 } else { 12 });
+}
+
+/// What made the modules that are C.
+const C_COMPILER: &str = "Debian clang version 14.0.6";
+
+fn has_the_c_compiler() -> bool {
+    let version = Command::new("clang").arg("--version").output();
+    version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).lines().next() == Some(C_COMPILER))
 }
 
 /// Whether this cargo has the toolchain that made the checked-in files: other versions of the compiler

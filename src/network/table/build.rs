@@ -87,6 +87,7 @@ impl RouteTable {
         let by_ip = choice.addresses(slices, |_| Some(0));
         let service = Service {
             ports,
+            cluster_ips: cluster_ips(spec),
             addresses: by_ip.iter().map(SocketAddr::ip).collect(),
             hostnames: hostnames(&choice, slices),
             kind,
@@ -117,6 +118,16 @@ impl RouteTable {
         let health: &Arc<Health> = self.health.entry(address).or_insert_with(|| known().unwrap_or_default());
         Endpoint::new(address, health.clone())
     }
+}
+
+fn cluster_ips(spec: &k8s_openapi::api::core::v1::ServiceSpec) -> Vec<IpAddr> {
+    let mut ips: Vec<IpAddr> = spec.cluster_ips.iter().flatten().filter_map(|ip| ip.parse().ok()).collect();
+    if let Some(ip) = spec.cluster_ip.as_ref().and_then(|ip| ip.parse().ok())
+        && !ips.contains(&ip)
+    {
+        ips.push(ip);
+    }
+    ips
 }
 
 /// Which endpoints of a Service count.

@@ -46,6 +46,7 @@ pub struct Service {
     pub name: Arc<str>,
     pub kind: ServiceKind,
     pub ports: Vec<Arc<ServicePort>>,
+    pub cluster_ips: Vec<IpAddr>,
     /// The addresses that the name of a headless Service stands for.
     pub addresses: Vec<IpAddr>,
     /// The addresses of endpoints that have a name of their own (`web-0.web`).

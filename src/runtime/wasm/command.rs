@@ -1,5 +1,8 @@
 //! Programs that run by themselves: `wasi:cli/run` and a core module's `_start`.
 //!
+//! A core module without `_start` is a reactor: made to be called. Its `_initialize` is run, and then
+//! the export that the container's command names (`command: [tick]`), as `_start` would be.
+//!
 //! One instance and one task per life. WASI knows no signals, so a command that is stopped ends as a
 //! process that handles none: at once, with 143 (SIGTERM), or 137 when no grace was given.
 
@@ -11,9 +14,10 @@ use wasmtime::InstancePre;
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 use super::super::{Container, RunState, Usage};
-use super::guest::{CoreGuest, Guest, Surroundings};
+use super::guest::{CallIo, CoreGuest, Guest, Surroundings};
 use super::instance::new_store;
 use super::life::{Ending, KILLED_EXIT_CODE, Life, TERMINATED_EXIT_CODE, Verdict};
+use super::linker::{INITIALIZE, START};
 use super::run::{Guarded, Halt};
 use crate::wire::HttpService;
 
@@ -25,37 +29,12 @@ pub struct CommandContainer {
 }
 
 impl CommandContainer {
-    /// Starts a component's `run`.
-    pub fn component(
-        life: Arc<Life>,
-        pre: CommandPre<Guest>,
-        surroundings: Arc<Surroundings>,
-        slot: OwnedSemaphorePermit,
-    ) -> Self {
+    /// Starts the program.
+    pub fn start(life: Arc<Life>, script: Script, surroundings: Arc<Surroundings>, slot: OwnedSemaphorePermit) -> Self {
         let theirs = life.clone();
         Self::spawn(life, async move {
             let _occupied = theirs.count_instance(slot);
-            let engine = &theirs.host.engine.engine;
-            let mut store = new_store(engine, surroundings.guest(), |guest| &mut guest.limiter);
-            let command = pre.instantiate_async(&mut store).await?;
-            // `run` says only whether it went well; other codes come as `exit-with-code`.
-            Ok(match command.wasi_cli_run().call_run(&mut store).await? {
-                Ok(()) => Ending::completed(),
-                Err(()) => Ending::error(1, ""),
-            })
-        })
-    }
-
-    /// Starts a core module's `_start`.
-    pub fn core(life: Arc<Life>, pre: InstancePre<CoreGuest>, guest: CoreGuest, slot: OwnedSemaphorePermit) -> Self {
-        let theirs = life.clone();
-        Self::spawn(life, async move {
-            let _occupied = theirs.count_instance(slot);
-            let mut store = new_store(&theirs.host.engine.engine, guest, |guest| &mut guest.limiter);
-            let instance = pre.instantiate_async(&mut store).await?;
-            let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
-            start.call_async(&mut store, ()).await?;
-            Ok(Ending::completed())
+            script.run(&theirs, &surroundings, None).await
         })
     }
 
@@ -77,6 +56,64 @@ impl CommandContainer {
         });
         Self { life, ending }
     }
+}
+
+/// A program with a beginning and an end.
+#[derive(Clone)]
+pub enum Script {
+    /// `wasi:cli/run`.
+    Component(CommandPre<Guest>),
+    /// A core module's `_start`, or the function that a reactor's caller names.
+    Core(InstancePre<CoreGuest>),
+}
+
+impl Script {
+    /// Runs it once, to its end: for the container's life, or for one call.
+    pub async fn run(
+        self,
+        life: &Arc<Life>,
+        surroundings: &Arc<Surroundings>,
+        call: Option<CallIo>,
+    ) -> wasmtime::Result<Ending> {
+        match self {
+            Self::Component(pre) => run_component(life, &pre, surroundings.guest(call)).await,
+            Self::Core(pre) => {
+                let entry = surroundings.command().to_owned();
+                run_core(life, &pre, surroundings.core_guest(call)?, &entry).await
+            }
+        }
+    }
+}
+
+async fn run_component(life: &Life, pre: &CommandPre<Guest>, guest: Guest) -> wasmtime::Result<Ending> {
+    let mut store = new_store(&life.host.engine.engine, guest, |guest| &mut guest.limiter);
+    let command = pre.instantiate_async(&mut store).await?;
+    // `run` says only whether it went well; other codes come as `exit-with-code`.
+    Ok(match command.wasi_cli_run().call_run(&mut store).await? {
+        Ok(()) => Ending::completed(),
+        Err(()) => Ending::error(1, ""),
+    })
+}
+
+/// A command's `_start`; of a reactor `_initialize` and then the export that the container's command
+/// names, if it has one.
+async fn run_core(
+    life: &Life,
+    pre: &InstancePre<CoreGuest>,
+    guest: CoreGuest,
+    command: &str,
+) -> wasmtime::Result<Ending> {
+    let mut store = new_store(&life.host.engine.engine, guest, |guest| &mut guest.limiter);
+    let instance = pre.instantiate_async(&mut store).await?;
+    let entry = if instance.get_func(&mut store, START).is_some() { START } else { command };
+    let names = if entry == INITIALIZE { &[INITIALIZE][..] } else { &[INITIALIZE, entry] };
+    for name in names {
+        let function = instance.get_func(&mut store, name).and_then(|export| export.typed::<(), ()>(&store).ok());
+        if let Some(function) = function {
+            function.call_async(&mut store, ()).await?;
+        }
+    }
+    Ok(Ending::completed())
 }
 
 fn killed() -> Ending {

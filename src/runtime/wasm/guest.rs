@@ -3,22 +3,18 @@
 //! Arguments, variables, mounted directories, two output streams, clocks, random numbers and the
 //! node's way out for HTTP. Standard input is empty and nothing is inherited from the host's process.
 //! What all instances share is made once per container; an instance takes references, so that making
-//! one costs next to nothing.
-//!
-//! Sockets: a guest may listen on its pod's address and connect to it, so the containers of a pod reach
-//! each other and the pod serves TCP. It may not bind 0.0.0.0 or 127.0.0.1, which on a machine without
-//! network namespaces belong to everyone, and it may connect nowhere else: other Services are called
-//! through `wasi:http`, where names resolve and policies hold.
+//! one costs next to nothing. Sockets: see [`super::sockets`].
 
-use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use wasmtime::component::{HasData, ResourceTable};
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::p1::WasiP1Ctx;
-use wasmtime_wasi::p2::bindings::cli::environment;
-use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsCtx};
+use wasmtime_wasi::p2::bindings::cli::environment::Host as EnvironmentHost;
+use wasmtime_wasi::p2::pipe::MemoryInputPipe;
+use wasmtime_wasi::sockets::{WasiSocketsCtx, WasiSocketsCtxView};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
@@ -26,12 +22,21 @@ use super::super::{ContainerSpec, Mount, Output, SandboxSpec, StartError, Stream
 use super::limits::{Account, Limiter};
 use super::outbound::Hooks;
 use super::output::Lines;
+use super::sockets::{PodNetwork, Sockets};
+use super::wagi::Captured;
 use crate::wire::{Caller, Outbound};
 
 /// Resources (streams, bodies, headers, files) that one instance may hold at a time.
 const MAX_RESOURCES: usize = 8192;
 /// Random bytes for one call.
 const MAX_RANDOM_BYTES: u64 = 1 << 20;
+
+/// What one call gives to the instance that answers it by its streams ([`super::wagi`]).
+pub struct CallIo {
+    pub env: Vec<(String, String)>,
+    pub stdin: Bytes,
+    pub stdout: Captured,
+}
 
 /// What the instances of a container share.
 pub struct Surroundings {
@@ -40,6 +45,7 @@ pub struct Surroundings {
     mounts: Vec<Mount>,
     filesystem: WasiFilesystemCtx,
     sockets: WasiSocketsCtx,
+    network: Arc<PodNetwork>,
     output: Arc<dyn Output>,
     caller: Arc<Caller>,
     outbound: Arc<dyn Outbound>,
@@ -58,7 +64,8 @@ impl Surroundings {
     ) -> Result<Self, StartError> {
         let mut template = WasiCtxBuilder::new();
         open_mounts(&mut template, &spec.mounts)?;
-        allow_own_address(&mut template, pod.ip);
+        let network = PodNetwork::new(caller.clone(), pod.outbound.clone());
+        network.guard(&mut template);
         let mut template = template.build();
         Ok(Self {
             args: spec.args.clone(),
@@ -66,6 +73,7 @@ impl Surroundings {
             mounts: spec.mounts.clone(),
             filesystem: template.filesystem().clone(),
             sockets: template.sockets().clone(),
+            network,
             output: spec.output.clone(),
             caller,
             outbound: pod.outbound.clone(),
@@ -74,7 +82,8 @@ impl Surroundings {
         })
     }
 
-    fn limiter(&self) -> Limiter {
+    /// An account for one instance, or for what is held for one.
+    pub fn limiter(&self) -> Limiter {
         Limiter::new(self.memory.clone(), self.pod_memory.clone())
     }
 
@@ -82,10 +91,20 @@ impl Surroundings {
         Lines::new(self.output.clone(), stream)
     }
 
+    /// Writes to the container's log, whole lines at a time.
+    pub fn log(&self, stream: Stream, lines: &str) {
+        self.output.write(stream, lines.as_bytes());
+    }
+
+    /// argv's first.
+    pub fn command(&self) -> &str {
+        self.args.first().map_or("", String::as_str)
+    }
+
     /// The state of a component's instance.
-    pub fn guest(self: &Arc<Self>) -> Guest {
+    pub fn guest(self: &Arc<Self>, call: Option<CallIo>) -> Guest {
         let mut builder = WasiCtxBuilder::new();
-        builder.stdout(self.lines(Stream::Stdout)).stderr(self.lines(Stream::Stderr)).max_random_size(MAX_RANDOM_BYTES);
+        let call_env = self.set_streams(&mut builder, call);
         let mut wasi = builder.build();
         wasi.filesystem().clone_from(&self.filesystem);
         wasi.sockets().clone_from(&self.sockets);
@@ -97,22 +116,35 @@ impl Surroundings {
             http: WasiHttpCtx::new(),
             hooks: Hooks { caller: self.caller.clone(), outbound: self.outbound.clone() },
             limiter: self.limiter(),
+            sockets: Sockets::new(self.network.clone()),
+            call_env,
             surroundings: self.clone(),
         }
     }
 
     /// The state of a core module's instance. It opens the mounts anew, since the older interface
     /// takes them only at the beginning.
-    pub fn core_guest(&self) -> Result<CoreGuest, StartError> {
+    pub fn core_guest(&self, call: Option<CallIo>) -> Result<CoreGuest, StartError> {
         let mut builder = WasiCtxBuilder::new();
-        builder
-            .args(&self.args)
-            .envs(&self.env)
-            .stdout(self.lines(Stream::Stdout))
-            .stderr(self.lines(Stream::Stderr))
-            .max_random_size(MAX_RANDOM_BYTES);
+        let call_env = self.set_streams(&mut builder, call);
+        builder.args(&self.args).envs(&environment(&self.env, &call_env));
         open_mounts(&mut builder, &self.mounts)?;
         Ok(CoreGuest { wasi: builder.build_p1(), limiter: self.limiter() })
+    }
+
+    /// Sets the streams, those of a call where there is one; returns the call's variables.
+    fn set_streams(&self, builder: &mut WasiCtxBuilder, call: Option<CallIo>) -> Vec<(String, String)> {
+        builder.stderr(self.lines(Stream::Stderr)).max_random_size(MAX_RANDOM_BYTES);
+        match call {
+            Some(call) => {
+                builder.stdin(MemoryInputPipe::new(call.stdin)).stdout(call.stdout);
+                call.env
+            }
+            None => {
+                builder.stdout(self.lines(Stream::Stdout));
+                Vec::new()
+            }
+        }
     }
 }
 
@@ -130,27 +162,6 @@ fn mount_error(mount: &Mount, error: &wasmtime::Error) -> StartError {
     StartError::Other(format!("cannot mount {} at {}: {error:#}{hint}", host.display(), mount.guest))
 }
 
-fn allow_own_address(builder: &mut WasiCtxBuilder, own: IpAddr) {
-    builder
-        .allow_tcp(true)
-        .allow_udp(true)
-        .allow_ip_name_lookup(false)
-        .socket_addr_check(move |address, usage| Box::pin(std::future::ready(socket_allowed(own, address, usage))));
-}
-
-/// Whether a guest whose pod has the address `own` may do this.
-fn socket_allowed(own: IpAddr, address: SocketAddr, usage: SocketAddrUse) -> bool {
-    match usage {
-        // Who may call this pod is for the network to decide, before it comes here.
-        SocketAddrUse::TcpAccept | SocketAddrUse::UdpReceive => true,
-        // A wildcard without a port is what the system binds by itself before it connects or sends.
-        SocketAddrUse::TcpBind | SocketAddrUse::UdpBind => {
-            address.ip() == own || (address.ip().is_unspecified() && address.port() == 0)
-        }
-        SocketAddrUse::TcpListen | SocketAddrUse::TcpConnect | SocketAddrUse::UdpSend => address.ip() == own,
-    }
-}
-
 /// The state of a component's instance.
 pub struct Guest {
     wasi: WasiCtx,
@@ -158,7 +169,17 @@ pub struct Guest {
     http: WasiHttpCtx,
     hooks: Hooks,
     pub limiter: Limiter,
+    sockets: Sockets,
+    /// Variables of the call that it answers; none unless by CGI.
+    call_env: Vec<(String, String)>,
     surroundings: Arc<Surroundings>,
+}
+
+impl Guest {
+    /// wasmtime's side of the instance's sockets, and ours.
+    pub fn sockets(&mut self) -> (WasiSocketsCtxView<'_>, &mut Sockets) {
+        (WasiSocketsCtxView { ctx: self.wasi.sockets(), table: &mut self.table }, &mut self.sockets)
+    }
 }
 
 impl WasiView for Guest {
@@ -187,47 +208,32 @@ impl HasData for SharedEnvironment {
     type Data<'a> = EnvironmentView<'a>;
 }
 
-pub struct EnvironmentView<'a>(&'a Surroundings);
+pub struct EnvironmentView<'a> {
+    container: &'a Surroundings,
+    call: &'a [(String, String)],
+}
+
+/// The container's variables and those of a call, which count where both have one.
+fn environment(container: &[(String, String)], call: &[(String, String)]) -> Vec<(String, String)> {
+    let own = container.iter().filter(|(name, _)| !call.iter().any(|(other, _)| other == name));
+    own.chain(call).cloned().collect()
+}
 
 /// The guest's arguments and variables, by reference.
 pub fn environment_of(guest: &mut Guest) -> EnvironmentView<'_> {
-    EnvironmentView(&guest.surroundings)
+    EnvironmentView { container: &guest.surroundings, call: &guest.call_env }
 }
 
-impl environment::Host for EnvironmentView<'_> {
+impl EnvironmentHost for EnvironmentView<'_> {
     fn get_environment(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
-        Ok(self.0.env.clone())
+        Ok(environment(&self.container.env, self.call))
     }
 
     fn get_arguments(&mut self) -> wasmtime::Result<Vec<String>> {
-        Ok(self.0.args.clone())
+        Ok(self.container.args.clone())
     }
 
     fn initial_cwd(&mut self) -> wasmtime::Result<Option<String>> {
         Ok(None)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sockets_reach_the_pods_own_address_alone() {
-        use SocketAddrUse::{TcpAccept, TcpBind, TcpConnect, TcpListen, UdpBind, UdpReceive, UdpSend};
-        let own: IpAddr = "127.64.0.9".parse().unwrap();
-        let allowed = |address: &str, usage| socket_allowed(own, address.parse().unwrap(), usage);
-        for usage in [TcpBind, TcpListen, TcpConnect, UdpBind, UdpSend] {
-            assert!(allowed("127.64.0.9:80", usage), "{usage:?}");
-            assert!(!allowed("127.64.0.10:80", usage), "{usage:?}");
-            assert!(!allowed("127.0.0.1:80", usage), "{usage:?}");
-            assert!(!allowed("0.0.0.0:80", usage), "{usage:?}");
-        }
-        for usage in [TcpBind, UdpBind] {
-            assert!(allowed("0.0.0.0:0", usage), "{usage:?}");
-        }
-        for usage in [TcpAccept, UdpReceive] {
-            assert!(allowed("192.0.2.1:1234", usage), "{usage:?}");
-        }
     }
 }

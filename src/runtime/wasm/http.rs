@@ -38,9 +38,9 @@ use crate::wire::{CallError, HttpBody, HttpService};
 /// Instances kept for reuse in one container; more at a time are thrown away after their call.
 const MAX_IDLE_INSTANCES: usize = 64;
 /// What a refused caller is told to wait.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long killed calls may take to unwind before `stop` returns without them.
-const UNWIND_TIME: Duration = Duration::from_secs(5);
+pub const UNWIND_TIME: Duration = Duration::from_secs(5);
 
 /// A `wasi:http` container in its one life.
 #[derive(Clone)]
@@ -185,7 +185,8 @@ impl Server {
     /// A fresh instance.
     async fn make(&self, slot: OwnedSemaphorePermit) -> wasmtime::Result<Box<Live>> {
         let occupied = self.life.count_instance(slot);
-        let mut store = new_store(&self.life.host.engine.engine, self.surroundings.guest(), |guest| &mut guest.limiter);
+        let mut store =
+            new_store(&self.life.host.engine.engine, self.surroundings.guest(None), |guest| &mut guest.limiter);
         let proxy = self.pre.instantiate_async(&mut store).await?;
         Ok(Box::new(Live { store, proxy, served: 0, _occupied: occupied }))
     }
@@ -425,7 +426,7 @@ async fn reap(server: Weak<Server>, idle_timeout: Duration) {
     }
 }
 
-fn undelivered(reason: &str, request: Box<Request<HttpBody>>) -> CallError {
+pub fn undelivered(reason: &str, request: Box<Request<HttpBody>>) -> CallError {
     CallError::Undelivered { reason: reason.to_owned(), request }
 }
 

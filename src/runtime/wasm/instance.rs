@@ -7,13 +7,14 @@ use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::{Engine, Store, UpdateDeadline};
 
 use super::super::{Container, ContainerSpec, Sandbox, SandboxSpec, StartError};
-use super::command::CommandContainer;
+use super::command::{CommandContainer, Script};
 use super::guest::Surroundings;
 use super::http::HttpContainer;
 use super::images::WasmImage;
 use super::life::{Ending, Host, KILLED_EXIT_CODE, Life};
 use super::limits::{Account, Limiter, Scope};
 use super::linker::Program;
+use super::wagi::WagiContainer;
 use crate::wire::Caller;
 
 /// How long a call waits for one of the host's instances to end before it is refused: a burst is
@@ -79,18 +80,19 @@ impl Sandbox for WasmSandbox {
         let surroundings = Surroundings::new(&self.spec, self.caller.clone(), spec, memory, self.memory.clone())?;
         let surroundings = Arc::new(surroundings);
         self.remember(&life);
-        Ok(match program.clone() {
+        let script = match program.clone() {
             Program::Http(pre) => {
                 let container = HttpContainer::new(life, pre, surroundings, spec.instances);
                 container.probe().await;
-                Arc::new(container)
+                return Ok(Arc::new(container));
             }
-            Program::Command(pre) => Arc::new(CommandContainer::component(life, pre, surroundings, self.slot_now()?)),
-            Program::Core(pre) => {
-                let (guest, slot) = (surroundings.core_guest()?, self.slot_now()?);
-                Arc::new(CommandContainer::core(life, pre, guest, slot))
-            }
-        })
+            Program::Command(pre) => Script::Component(pre),
+            Program::Core(pre) => Script::Core(pre),
+        };
+        if spec.grants.wagi {
+            return Ok(Arc::new(WagiContainer::new(life, script, surroundings, spec.instances)));
+        }
+        Ok(Arc::new(CommandContainer::start(life, script, surroundings, self.slot_now()?)))
     }
 }
 

@@ -129,7 +129,8 @@ impl Limiter {
         Self { container, pod, charged: 0 }
     }
 
-    fn charge(&mut self, bytes: u64) -> Result<(), OutOfMemory> {
+    /// Charges what is held on the instance's behalf.
+    pub fn charge(&mut self, bytes: u64) -> Result<(), OutOfMemory> {
         self.container.charge(bytes)?;
         self.pod.charge(bytes).inspect_err(|_| self.container.release(bytes))?;
         self.charged += bytes;

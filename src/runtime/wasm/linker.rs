@@ -13,9 +13,10 @@ use wasmtime_wasi::p2::bindings::cli::environment;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use super::guest::{CoreGuest, Guest, SharedEnvironment, environment_of};
+use super::sockets;
 
 /// The version of every `wasi:` interface offered below.
-const WASI_VERSION: &str = "0.2.12";
+pub const WASI_VERSION: &str = "0.2.12";
 /// Interfaces offered to components, without the version.
 const INTERFACES: &[&str] = &[
     "wasi:cli/environment",
@@ -52,6 +53,9 @@ const INTERFACES: &[&str] = &[
 const MAX_LISTED: usize = 5;
 
 const CORE_MODULE: &str = "wasi_snapshot_preview1";
+/// What a command begins with, and a reactor.
+pub const START: &str = "_start";
+pub const INITIALIZE: &str = "_initialize";
 const HTTP_EXPORT: &str = "wasi:http/incoming-handler@0.2.";
 const RUN_EXPORT: &str = "wasi:cli/run@0.2.";
 
@@ -62,7 +66,7 @@ pub enum Program {
     Http(ProxyPre<Guest>),
     /// `wasi:cli/run`.
     Command(CommandPre<Guest>),
-    /// A core module's `_start`.
+    /// A core module's `_start`, or `_initialize`.
     Core(wasmtime::InstancePre<CoreGuest>),
 }
 
@@ -90,6 +94,7 @@ impl Linkers {
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut component)?;
         component.allow_shadowing(true);
         environment::add_to_linker::<_, SharedEnvironment>(&mut component, environment_of)?;
+        sockets::add_to_linker(&mut component)?;
         component.allow_shadowing(false);
 
         let mut core = Linker::new(engine);
@@ -123,7 +128,7 @@ impl Linkers {
         CommandPre::new(pre).map(Program::Command).map_err(other)
     }
 
-    /// Links a core module, which must be a WASI 0.1 command.
+    /// Links a core module, which must be a WASI 0.1 command or reactor.
     pub fn link_module(&self, module: &Module) -> Result<Program, LinkError> {
         let missing: Vec<String> = module
             .imports()
@@ -132,10 +137,15 @@ impl Linkers {
         if !missing.is_empty() {
             return Err(LinkError::MissingImport(listed(&missing)));
         }
-        let start = module.get_export("_start").and_then(|export| export.func().cloned());
-        if !start.is_some_and(|ty| ty.params().len() == 0 && ty.results().len() == 0) {
+        // A reactor has no beginning of its own but `_initialize`.
+        let runs = [START, INITIALIZE].iter().any(|name| {
+            let function = module.get_export(name).and_then(|export| export.func().cloned());
+            function.is_some_and(|ty| ty.params().len() == 0 && ty.results().len() == 0)
+        });
+        if !runs {
             return Err(LinkError::NothingToRun(
-                "the module exports no function `_start`; build it as a command (a binary, not a library), or as a component"
+                "the module exports no function `_start` (nor `_initialize`); build it as a command (a binary, not \
+                 a library), or as a component"
                     .to_owned(),
             ));
         }

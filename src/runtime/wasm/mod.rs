@@ -6,8 +6,10 @@
 //! | `artifact`, `cache`, `images` | from a file to a program that is compiled, linked and kept |
 //! | `linker` | what the host offers to programs, and what it says to those that want more |
 //! | `guest`, `output`, `outbound` | what one instance sees: files, variables, streams, the way out |
+//! | `sockets` | `wasi:sockets` inside the pod's own address |
 //! | `limits`, `cpu`, `shares`, `run` | memory and processor time: charged, limited, shared out fairly |
 //! | `life`, `command`, `http`, `body`, `instance` | pods, containers, calls, and how they end |
+//! | `wagi`, `cgi` | calls answered by programs that know no HTTP |
 //!
 //! What a guest does wrong is its container's end and nobody else's: a trap, an exit, a limit passed, a
 //! host panic on its account. What is wrong with an image is said before anything runs. The host
@@ -16,6 +18,7 @@
 mod artifact;
 mod body;
 mod cache;
+mod cgi;
 mod command;
 mod cpu;
 mod engine;
@@ -30,9 +33,11 @@ mod outbound;
 mod output;
 mod run;
 mod shares;
+mod sockets;
 #[cfg(test)]
 mod tests;
 mod ticker;
+mod wagi;
 
 use std::path::PathBuf;
 use std::sync::Arc;

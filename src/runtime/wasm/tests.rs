@@ -1,5 +1,7 @@
 //! The host as a whole, with the project's own guests and a few written out here.
 
+mod calls_by_cgi;
+
 use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
@@ -9,7 +11,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Full};
 
 use super::super::{
-    Container, ContainerSpec, Exit, InstancePolicy, Mount, Output, RunState, Runtime as _, Sandbox, Stream,
+    Container, ContainerSpec, Exit, Grants, InstancePolicy, Mount, Output, RunState, Runtime as _, Sandbox, Stream,
 };
 use super::*;
 use crate::wire::{CallError, CallTimeouts, Caller, HttpBody, HttpService, Outbound, OutboundError};
@@ -82,6 +84,7 @@ impl Bench {
             cpu_limit_millis: None,
             cpu_request_millis: None,
             output: output.clone(),
+            grants: Grants::default(),
             instances: InstancePolicy::default(),
         };
         Self { spec, sandbox: HOST.sandbox(pod(None)).await.unwrap(), output }
@@ -753,4 +756,62 @@ async fn a_panic_of_the_host_ends_that_container_alone() {
     assert_eq!(exit_of(&container).await.code, 134);
     assert_eq!(beside_http.call(get("/")).await.unwrap().status(), 200);
     assert!(running(&beside));
+}
+
+/// What comes back of a line sent to the pod's port.
+async fn echoed(port: u16) -> std::io::Result<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(("127.64.0.9", port)).await?;
+    stream.write_all(b"hello").await?;
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[tokio::test]
+async fn a_server_listens_on_its_pods_address_until_it_is_stopped() {
+    for (family, port) in [("4", 7104), ("6", 7106)] {
+        let mut bench = Bench::prebuilt("echo").await.args(&["echo", &port.to_string()]);
+        bench.spec.env.push(("ECHO_FAMILY".to_owned(), family.to_owned()));
+        // A second life finds the port free.
+        for _ in 0..2 {
+            let container = bench.start().await;
+            until("it listens", || bench.output.text().contains("listening on") || !running(&container)).await;
+            assert_eq!(echoed(port).await.unwrap(), "hello", "{}", bench.output.text());
+            assert!(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err());
+            container.stop(Duration::ZERO).await;
+            assert!(echoed(port).await.is_err(), "its sockets are closed when it has exited");
+            let seen = if family == "4" { "connected: 127." } else { "connected: [::ffff:127." };
+            let text = std::mem::take(&mut *bench.output.0.lock().unwrap());
+            assert!(text.contains(seen), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_guest_connects_nowhere_without_the_nodes_leave() {
+    let bench = Bench::prebuilt("echo").await.args(&["echo", "127.0.0.1", "22"]);
+    let exit = exit_of(&bench.start().await).await;
+    assert_eq!(exit.code, 1);
+    let said = bench.output.text().to_lowercase();
+    assert!(said.contains("e:echo: access") && said.contains("denied"), "{said}");
+}
+
+#[tokio::test]
+async fn a_reactor_is_initialised_and_asked_what_the_command_names() {
+    let wat = r#"(module
+        (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 0) "\10\00\00\00\05\00\00\00\18\00\00\00\05\00\00\00")
+        (data (i32.const 16) "init\n   tick\n")
+        (func (export "_initialize") (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 64))))
+        (func (export "tick") (drop (call $write (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 64))))
+        (func (export "takes") (param i32) unreachable))"#;
+    for (command, printed) in
+        [("tick", "init\ntick\n"), ("main", "init\n"), ("takes", "init\n"), ("_initialize", "init\n")]
+    {
+        let bench = Bench::wat(wat).await.args(&[command]);
+        let exit = exit_of(&bench.start().await).await;
+        assert_eq!((exit.code, bench.output.text().as_str()), (0, printed), "{command}");
+    }
 }
