@@ -11,6 +11,7 @@ pub mod connect;
 pub mod delete;
 pub mod describe;
 pub mod get;
+mod image_gc;
 pub mod inspect;
 pub mod logs;
 pub mod node;

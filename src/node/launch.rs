@@ -11,12 +11,13 @@ use k8s_openapi::api::core::v1 as core;
 use super::context::Context;
 use super::env::{self, Found};
 use super::fields::{limit_millis, limit_units};
-use super::images::PullPolicy;
+use super::images::{PullPolicy, Wanted};
 use super::logs::ContainerLog;
 use super::objects::{Lookup, Tracked};
 use super::plan::{Index, Plan};
 use super::pod::{Note, Refusal, RefusalKind};
 use super::probes::{self, Answer, Target};
+use super::pull_secrets;
 use super::volumes::{PodVolumes, Sources};
 use crate::runtime::{Container, ContainerSpec, Image, InstancePolicy, Sandbox, SandboxSpec, StartError};
 use crate::wire::HttpService;
@@ -74,6 +75,8 @@ fn sandbox_spec(context: &Context, pod: &core::Pod, ip: IpAddr) -> SandboxSpec {
 #[derive(Default, Clone)]
 pub struct Kept {
     pub image: Option<Arc<dyn Image>>,
+    /// What the status calls the image.
+    pub image_id: String,
     /// Held, not read: their watches go on, and the next life finds the answers there.
     pub _objects: Vec<Arc<Tracked>>,
 }
@@ -102,9 +105,10 @@ impl Launch {
     pub async fn go(self, context: &Context) -> Result<Launched, Refusal> {
         let container = Plan::container(&self.pod, self.index)
             .ok_or_else(|| config("CreateContainerError", "the container is not in the pod's spec".to_owned()))?;
+        // Before the line: who waits for a registry keeps nobody from starting.
+        let (image, image_id) = self.image(context, container).await?;
         // A restart in place does not stand in line behind first starts.
         let _place = if self.run == 0 { context.starting.acquire().await.ok() } else { None };
-        let image = self.image(context, container).await?;
         let (found, objects) = self.lookup(context, container).await?;
         let fields = context.fields(&self.pod, self.ip);
         let config_error = |why| config("CreateContainerConfigError", why);
@@ -124,7 +128,7 @@ impl Launch {
         };
         let started = self.sandbox.start(&spec).await.map_err(refused)?;
         self.post_start(context, container, &started).await?;
-        Ok(Launched { container: started, log, kept: Kept { image: Some(image), _objects: objects } })
+        Ok(Launched { container: started, log, kept: Kept { image: Some(image), image_id, _objects: objects } })
     }
 
     /// Runs the `postStart` hook: the container counts as started after it, and ends if it fails.
@@ -145,17 +149,21 @@ impl Launch {
         Err(Refusal { kind: RefusalKind::Run, reason: "PostStartHookError", message })
     }
 
-    async fn image(&self, context: &Context, container: &core::Container) -> Result<Arc<dyn Image>, Refusal> {
+    /// The image, and what the status calls it.
+    async fn image(&self, context: &Context, container: &core::Container) -> Result<(Arc<dyn Image>, String), Refusal> {
         let reference = container.image.as_deref().unwrap_or_default();
         let policy = PullPolicy::of(container.image_pull_policy.as_deref());
         if let Some(image) = self.kept.image.clone().filter(|_| policy != PullPolicy::Always) {
-            return Ok(image);
+            return Ok((image, self.kept.image_id.clone()));
         }
         let tell = |warning, reason, message| {
             context.tell(&self.pod, &Note { index: Some(self.index), warning, reason, message });
         };
         let runtime = context.runtime(&self.pod).map_err(|why| config("CreateContainerError", why))?;
-        let obtained = context.images.obtain(runtime, reference, policy).await.inspect_err(|refusal| {
+        let credentials = pull_secrets::credentials(context, &self.pod, self.index);
+        let announce = || tell(false, "Pulling", format!("Pulling image \"{reference}\""));
+        let obtained = context.images.obtain(runtime, Wanted { reference, policy, credentials }, announce).await;
+        let obtained = obtained.inspect_err(|refusal| {
             let pulled = refusal.reason == "ErrImagePull";
             let message = if pulled { uppercase_first(&refusal.message) } else { refusal.message.clone() };
             let reason = if refusal.reason == "InvalidImageName" { "InspectFailed" } else { refusal.reason };
@@ -180,7 +188,7 @@ impl Launch {
             }
             None => {}
         }
-        Ok(obtained.image)
+        Ok((obtained.image, obtained.id))
     }
 
     async fn lookup(

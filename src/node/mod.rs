@@ -19,9 +19,11 @@ mod context;
 mod env;
 mod fields;
 mod heartbeat;
+mod image_gc;
 mod images;
 mod ip;
 mod launch;
+mod local_images;
 mod log_reader;
 mod logs;
 mod metrics;
@@ -32,6 +34,7 @@ mod pod;
 mod policy;
 mod presence;
 mod probes;
+mod pull_secrets;
 mod recover;
 mod reference;
 mod routes;
@@ -53,12 +56,14 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::network::{Network, NetworkConfig};
+use crate::oci::Puller;
 use crate::reconcile::{Cluster, Recorder, Selection, Shared};
 use crate::runtime::Runtime;
 use agent::Agent;
 pub use config::{NodeConfig, NodeTls};
 use context::{Context, Register};
 use heartbeat::Heartbeat;
+pub use image_gc::ImageGc;
 use presence::Presence;
 use routes::Routes;
 use server::NodeApi;
@@ -97,6 +102,7 @@ pub async fn run(
     // The pods end after the network: requests in flight are answered by them.
     let stop_pods = CancellationToken::new();
     tasks.spawn(Agent::new(context.clone(), pods.clone()).run(stop_pods.clone()));
+    tasks.spawn(image_gc::run(context.clone(), pods.clone(), shutdown.clone()));
     let api = NodeApi { context: context.clone(), pods };
     tasks.spawn(server::serve(listener, server_tls, api, shutdown.clone()));
     let (routes, routed, stop) = (context.routes.clone(), network.clone(), shutdown.clone());
@@ -154,12 +160,15 @@ fn context(
     let objects = Arc::new(objects::Objects::new(client.clone()));
     let tokens = tokens::Tokens::new(client.clone());
     let logs = config.data_dir.join("logs");
+    let pulled = config.data_dir.join("pulled");
+    let puller = Puller::open(&pulled, config.trust.clone())
+        .with_context(|| format!("cannot keep images in {}", pulled.display()))?;
     Ok(Context {
         runtimes,
         classes: cluster.watch(),
         services: cluster.watch(),
         recorder: Recorder::start(client.clone(), "kubelet", &config.name),
-        images: images::Images::new(config.images_dirs.clone()),
+        images: images::Images::new(config.images_dirs.clone(), Some(puller)),
         volumes: volumes::Volumes::new(config.data_dir.join("pods"), objects.clone(), tokens),
         objects,
         logs: logs::Logs::start(logs.clone()).with_context(|| format!("cannot keep logs in {}", logs.display()))?,

@@ -9,6 +9,7 @@ mod harness;
 mod healing;
 mod kubectl;
 mod oracle;
+mod registry;
 mod rollout;
 mod shop;
 mod workloads;

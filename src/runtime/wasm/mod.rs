@@ -119,6 +119,10 @@ impl Runtime for WasmRuntime {
         Ok(self.images.prepare(source).await?)
     }
 
+    async fn reclaim(&self, keep: &[String], bytes: u64) -> u64 {
+        self.images.reclaim(keep, bytes).await
+    }
+
     async fn sandbox(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, StartError> {
         Ok(Arc::new(WasmSandbox::new(self.host.clone(), spec, self.default_memory_limit)))
     }
