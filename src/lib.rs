@@ -19,6 +19,7 @@
 //! | [`wire`] | the HTTP body, the call and its errors: the nouns that rooms hand to each other | nothing |
 //! | [`kinds`] | the rules of each Kubernetes kind, pure | nothing |
 //! | [`store`] | bytes and revisions; knows no Kubernetes | nothing |
+//! | [`oci`] | registries: pulling, pushing, what was pulled; knows no pods | nothing |
 //! | [`telemetry`] | logging set-up, process metrics | nothing |
 //! | [`apiserver`] | the Kubernetes API over a store | `kinds`, `store` |
 //! | [`client`] | a `kube::Client` from a router, a kubeconfig or node credentials | nothing |
@@ -27,7 +28,7 @@
 //! | [`scheduler`] | which node a pod runs on | `reconcile`, `kinds` |
 //! | [`runtime`] | running containers: the Wasm host | `wire` |
 //! | [`network`] | route table, balancing, ingress, service router | `wire`, `kinds` |
-//! | [`node`] | the node agent | `reconcile`, `runtime`, `network`, `kinds`, `wire`, `client` |
+//! | [`node`] | the node agent | `reconcile`, `runtime`, `network`, `kinds`, `wire`, `client`, `oci` |
 //! | [`app`], [`cli`] | the composition root; the commands | all |
 //!
 //! `tests/architecture.rs` reads every `use crate::` and holds it against this table.
@@ -40,6 +41,7 @@ pub mod controllers;
 pub mod kinds;
 pub mod network;
 pub mod node;
+pub mod oci;
 pub mod reconcile;
 pub mod runtime;
 pub mod scheduler;

@@ -14,7 +14,8 @@ use coracle::apiserver::auth::User;
 use coracle::apiserver::auth::pki::{Credentials, Pki, signing_request};
 use coracle::apiserver::{ApiConfig, ApiServer};
 use coracle::client;
-use coracle::node::{self, NodeConfig, NodeTls};
+use coracle::node::{self, ImageGc, NodeConfig, NodeTls};
+use coracle::oci::Trust;
 use coracle::runtime::Stream;
 use coracle::runtime::fake::{Behaviour, FakeRuntime};
 use coracle::store::MemoryStore;
@@ -67,6 +68,8 @@ impl Cluster {
             name: NODE.to_owned(),
             data_dir: self.dir.path().join("node"),
             images_dirs: vec![self.dir.path().join("images")],
+            trust: Trust::default(),
+            image_gc: ImageGc::default(),
             pod_cidr: self.pod_cidr.parse().expect("a CIDR"),
             address: LOOPBACK,
             listen: (LOOPBACK, 0).into(),

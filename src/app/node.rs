@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use super::join::{Membership, join, membership};
 use crate::apiserver::auth::pki::create_private_dir;
 use crate::client;
-use crate::node::{NodeConfig, NodeTls};
+use crate::node::{ImageGc, NodeConfig, NodeTls};
+use crate::oci::Trust;
 use crate::runtime::Runtime;
 use crate::runtime::wasm::{WasmConfig, WasmRuntime};
 
@@ -25,6 +26,8 @@ pub struct NodeOptions {
     pub data_dir: PathBuf,
     /// Looked through in order.
     pub images: Vec<PathBuf>,
+    pub trust: Trust,
+    pub image_gc: ImageGc,
     pub address: IpAddr,
     pub port: u16,
     pub ingress: Option<SocketAddr>,
@@ -48,6 +51,8 @@ pub async fn serve(options: NodeOptions, stop: CancellationToken) -> Result<()> 
         name: options.name,
         data_dir: options.data_dir,
         images_dirs: options.images,
+        trust: options.trust,
+        image_gc: options.image_gc,
         pod_cidr: member.joined.pod_cidr.into(),
         address: options.address,
         listen: SocketAddr::new(options.address, options.port),

@@ -30,6 +30,8 @@ pub struct UpConfig {
     pub ingress_addr: SocketAddr,
     pub kubeconfig: PathBuf,
     pub images: PathBuf,
+    /// More flags of the nodes, passed on as they were given.
+    pub node_flags: Vec<String>,
     pub service_cidr: Ipv4Net,
     pub pod_cidr: Ipv4Net,
 }
@@ -162,7 +164,7 @@ fn server_program(config: &UpConfig) -> Program {
 
 fn node_program(config: &UpConfig, number: u16) -> Program {
     let name = format!("node-{number}");
-    let args = vec![
+    let mut args = vec![
         "node".to_owned(),
         "--supervised".to_owned(),
         "--server".to_owned(),
@@ -180,6 +182,7 @@ fn node_program(config: &UpConfig, number: u16) -> Program {
         "--ingress-addr".to_owned(),
         config.ingress_addr.to_string(),
     ];
+    args.extend(config.node_flags.iter().cloned());
     program(config, &name, args)
 }
 

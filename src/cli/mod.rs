@@ -4,14 +4,20 @@
 //! [`crate::app`]. Errors are printed with their chain of causes and, where there is one, the next step.
 
 pub mod apply;
+mod artifact;
+pub mod check;
 pub mod completion;
 pub mod connect;
 pub mod delete;
 pub mod describe;
 pub mod get;
+mod image_gc;
+pub mod inspect;
 pub mod logs;
 pub mod node;
 mod progress;
+pub mod push;
+mod registries;
 pub mod resource;
 pub mod rollout;
 pub mod run;
@@ -52,6 +58,9 @@ pub enum Command {
     Scale(scale::Args),
     Top(top::Args),
     Rollout(rollout::Args),
+    Push(push::Args),
+    Inspect(inspect::Args),
+    Check(check::Args),
     Version(version::Args),
     Completion(completion::Args),
 }
@@ -71,6 +80,9 @@ impl Command {
             Self::Scale(args) => scale::run(args),
             Self::Top(args) => top::run(args),
             Self::Rollout(args) => rollout::run(args),
+            Self::Push(args) => push::run(args),
+            Self::Inspect(args) => inspect::run(args),
+            Self::Check(args) => check::run(args),
             Self::Version(args) => version::run(args),
             Self::Completion(args) => completion::run(args),
         }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+use super::image_gc::ImageGcFlags;
+use super::registries::Registries;
 use super::{block_on, cores};
 use crate::app::node::{NodeOptions, serve};
 
@@ -29,6 +31,10 @@ pub struct Args {
     /// Where images are looked up: NAME:TAG is DIR/NAME/TAG.wasm; given several times, in that order.
     #[arg(long, value_name = "DIR", default_value = "workloads/prebuilt")]
     images: Vec<PathBuf>,
+    #[command(flatten)]
+    registries: Registries,
+    #[command(flatten)]
+    image_gc: ImageGcFlags,
     /// The address that the server reaches this node by.
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     address: IpAddr,
@@ -74,6 +80,8 @@ fn resolve(args: Args) -> Result<NodeOptions> {
         name,
         data_dir: args.data_dir,
         images: args.images,
+        trust: args.registries.trust()?,
+        image_gc: args.image_gc.limits()?,
         address: args.address,
         port: args.port,
         ingress: args.ingress_addr,

@@ -8,7 +8,9 @@ use anyhow::Result;
 use ipnet::Ipv4Net;
 use tokio_util::sync::CancellationToken;
 
+use super::image_gc::ImageGcFlags;
 use super::progress::Progress;
+use super::registries::Registries;
 use super::{apply, block_on};
 use crate::app::kubeconfig;
 use crate::app::supervisor::Notice;
@@ -42,6 +44,10 @@ pub struct Args {
     /// Where images are looked up: NAME:TAG is DIR/NAME/TAG.wasm.
     #[arg(long, value_name = "DIR", default_value = "workloads/prebuilt")]
     images: PathBuf,
+    #[command(flatten)]
+    registries: Registries,
+    #[command(flatten)]
+    image_gc: ImageGcFlags,
     /// The addresses of Services; clusters that run side by side need different ones.
     #[arg(long, value_name = "CIDR", default_value = "127.96.0.0/16")]
     service_cidr: Ipv4Net,
@@ -66,6 +72,7 @@ pub fn run(args: Args) -> Result<()> {
         ingress_addr: args.ingress_addr,
         kubeconfig: args.kubeconfig.map_or_else(kubeconfig::default_path, Ok)?,
         images: std::path::absolute(args.images)?,
+        node_flags: [args.registries.checked_flags()?, args.image_gc.checked_flags()?].concat(),
         service_cidr: args.service_cidr,
         pod_cidr: args.pod_cidr,
     };

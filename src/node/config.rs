@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use http::Uri;
 use ipnet::IpNet;
 
+use super::image_gc::ImageGc;
+use crate::oci::Trust;
+
 /// The configuration of one node, checked by whoever made it (the command line).
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
@@ -17,6 +20,10 @@ pub struct NodeConfig {
     /// Where image references are looked up, in this order. The first is the node's own: it may be
     /// written to by whoever brings modules (`coracle run`), and the Node's annotations tell of it.
     pub images_dirs: Vec<PathBuf>,
+    /// Which registries images are pulled from that those directories lack, and how far they are trusted.
+    pub trust: Trust,
+    /// When pulled images are removed.
+    pub image_gc: ImageGc,
     /// The addresses its pods get; written to `spec.podCIDR`.
     pub pod_cidr: IpNet,
     /// The node's own address, `InternalIP` in its status.

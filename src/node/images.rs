@@ -1,26 +1,27 @@
 //! From an image reference to something a runtime can start.
 //!
-//! An image is a file below the images directory ([`super::reference`] says which). It is read and
-//! prepared once, however many pods use it, and stays prepared as long as it is among the
-//! [`MAX_PREPARED`] or a pod holds it. A file is the same as long as its size and time of change are;
-//! so replacing `hello/1.wasm` gives the next pod the new one.
+//! An image is a file below the images directories ([`super::local_images`]) or, if none answers, what a
+//! registry has ([`crate::oci`]). It is read and prepared once, however many pods use it, and stays
+//! prepared as long as it is among the [`MAX_PREPARED`] or a pod holds it. A file is the same as long as
+//! its size and time of change are; so replacing `hello/1.wasm` gives the next pod the new one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use sha2::{Digest, Sha256};
-use tokio::sync::OnceCell;
+use tokio::sync::{Notify, OnceCell};
 
+use super::image_gc::InUse;
+use super::local_images::LocalImages;
 use super::pod::{Refusal, RefusalKind};
-use super::reference::{Reference, near_misses};
+use super::reference::Reference;
+use crate::oci::{self, Credentials, Puller, Usage};
 use crate::runtime::{Image, ImageSource, Runtime};
 
 /// Prepared images kept although no pod uses them: each holds its machine code mapped.
 const MAX_PREPARED: usize = 256;
-/// How many files are looked at for a near miss; the directory may be anything.
-const MAX_LISTED: usize = 2000;
 
 /// `imagePullPolicy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +44,9 @@ impl PullPolicy {
 /// An image that is ready, and how it came.
 pub struct Obtained {
     pub image: Arc<dyn Image>,
-    /// What preparing it took, if it was not ready before.
+    /// What a status calls it: a digest, after the repository's name if it came from one.
+    pub id: String,
+    /// What bringing it took, if it was not here before.
     pub pulled: Option<Pulled>,
 }
 
@@ -52,11 +55,23 @@ pub struct Pulled {
     pub bytes: u64,
 }
 
+/// Who wants an image, and how.
+pub struct Wanted<'a, C> {
+    pub reference: &'a str,
+    pub policy: PullPolicy,
+    /// Looked up only if a registry may have to be asked.
+    pub credentials: C,
+}
+
 /// The images of one node.
 pub struct Images {
-    /// Looked through in order; the first that has the file wins.
-    dirs: Vec<PathBuf>,
+    local: LocalImages,
+    /// `None`: files are all there is.
+    puller: Option<Puller>,
     prepared: Mutex<HashMap<Key, Entry>>,
+    /// The module that each reference meant when it was last obtained; only of what pods name.
+    meant: Mutex<HashMap<String, String>>,
+    pulled: Notify,
 }
 
 /// A runtime and a file as it was.
@@ -75,49 +90,141 @@ struct Entry {
 }
 
 impl Images {
-    pub fn new(dirs: Vec<PathBuf>) -> Images {
-        Images { dirs, prepared: Mutex::default() }
+    pub fn new(dirs: Vec<PathBuf>, puller: Option<Puller>) -> Images {
+        let local = LocalImages::new(dirs);
+        Images { local, puller, prepared: Mutex::default(), meant: Mutex::default(), pulled: Notify::new() }
     }
 
-    /// Finds and prepares the image that `reference` names.
-    pub async fn obtain(
+    /// Something has been pulled since this was asked last.
+    pub async fn pulled(&self) {
+        self.pulled.notified().await;
+    }
+
+    /// What the references that pods name stand for; forgets the others.
+    pub fn in_use(&self, named: &HashSet<String>) -> InUse {
+        let mut meant = self.meant.lock().unwrap_or_else(PoisonError::into_inner);
+        meant.retain(|reference, _| named.contains(reference));
+        let parsed = named.iter().filter_map(|text| text.parse::<oci::Reference>().ok());
+        InUse { references: parsed.map(|one| one.to_string()).collect(), digests: meant.values().cloned().collect() }
+    }
+
+    /// The images that registries gave. Blocks.
+    pub fn list_pulled(&self) -> Vec<Usage> {
+        let Some(puller) = &self.puller else { return Vec::new() };
+        puller.sweep();
+        puller.list()
+    }
+
+    /// Removes one of them; returns the bytes that this freed. Blocks.
+    pub fn remove_pulled(&self, image: &Usage) -> std::io::Result<u64> {
+        self.puller.as_ref().map_or(Ok(0), |puller| puller.remove(image))
+    }
+
+    /// Finds and prepares the image that is wanted; calls `announce` before a registry is asked for it.
+    pub async fn obtain<C>(
         &self,
         runtime: &Arc<dyn Runtime>,
-        reference: &str,
-        policy: PullPolicy,
-    ) -> Result<Obtained, Refusal> {
+        wanted: Wanted<'_, C>,
+        announce: impl Fn() + Send,
+    ) -> Result<Obtained, Refusal>
+    where
+        C: Future<Output = Credentials> + Send,
+    {
+        let reference = wanted.reference;
         let Some(parsed) = Reference::parse(reference) else {
             return Err(invalid_name(reference));
         };
-        let Some((path, meta)) = self.find(&parsed) else {
-            return Err(self.missing(reference, &parsed, policy));
-        };
-        let key = Key { runtime: runtime.name(), path: path.clone(), bytes: meta.len(), changed: meta.modified().ok() };
-        let entry = self.entry(&key);
-        let began = std::time::Instant::now();
-        let mut fresh = false;
-        let prepare = async {
-            fresh = true;
-            let digest = digest_of(path.clone()).await.map_err(|error| pull_failed(reference, &error.to_string()))?;
-            let source = ImageSource { reference: reference.to_owned(), path, digest };
-            runtime.prepare(&source).await.map_err(|error| pull_failed(reference, &error.to_string()))
-        };
-        let image = entry.cell.get_or_try_init(|| prepare).await?.clone();
-        if let Some(wanted) = parsed.digest.filter(|wanted| wanted != image.digest()) {
+        if let Some(path) = self.local.find(&parsed) {
+            let digest = parsed.digest.as_deref();
+            match digest {
+                Some(digest) if !has_digest(&path, digest).await && self.puller.is_some() => {}
+                _ => return self.of_file(runtime, reference, path, digest).await,
+            }
+        }
+        match &self.puller {
+            Some(puller) => self.of_registry(puller, runtime, wanted, &parsed, announce).await,
+            None if wanted.policy == PullPolicy::Never => Err(never_pulled(reference)),
+            None => Err(pull_failed(reference, &self.local.missing(&parsed))),
+        }
+    }
+
+    async fn of_file(
+        &self,
+        runtime: &Arc<dyn Runtime>,
+        reference: &str,
+        path: PathBuf,
+        digest: Option<&str>,
+    ) -> Result<Obtained, Refusal> {
+        let began = Instant::now();
+        let (image, fresh, bytes) = self.prepare(runtime, reference, path, None).await?;
+        if let Some(wanted) = digest.filter(|wanted| *wanted != image.digest()) {
             let why = format!("the file has the digest {}, not {wanted}", image.digest());
             return Err(pull_failed(reference, &why));
         }
-        let pulled = fresh.then(|| Pulled { took: began.elapsed(), bytes: meta.len() });
-        Ok(Obtained { image, pulled })
+        let pulled = fresh.then(|| Pulled { took: began.elapsed(), bytes });
+        Ok(Obtained { id: image.digest().to_owned(), image, pulled })
     }
 
-    fn find(&self, reference: &Reference) -> Option<(PathBuf, std::fs::Metadata)> {
-        let candidates = reference.candidates();
-        let paths = self.dirs.iter().flat_map(|dir| candidates.iter().map(|relative| dir.join(relative)));
-        paths.into_iter().find_map(|path| {
-            let meta = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file)?;
-            Some((path, meta))
-        })
+    async fn of_registry<C>(
+        &self,
+        puller: &Puller,
+        runtime: &Arc<dyn Runtime>,
+        wanted: Wanted<'_, C>,
+        parsed: &Reference,
+        announce: impl Fn(),
+    ) -> Result<Obtained, Refusal>
+    where
+        C: Future<Output = Credentials>,
+    {
+        let text = wanted.reference;
+        let reference: oci::Reference = text.parse().map_err(|_| invalid_name(text))?;
+        let credentials = wanted.credentials.await;
+        let present = puller.present(&reference, &credentials);
+        let (found, pulled) = match (wanted.policy, present) {
+            (PullPolicy::IfNotPresent | PullPolicy::Never, Some(found)) => (found, None),
+            (PullPolicy::Never, None) => return Err(never_pulled(text)),
+            (PullPolicy::Always, _) | (PullPolicy::IfNotPresent, None) => {
+                announce();
+                let began = Instant::now();
+                let found = puller.pull(&reference, &credentials).await;
+                let found = found.map_err(|error| self.not_pulled(text, parsed, &error))?;
+                self.pulled.notify_one();
+                let pulled = Pulled { took: began.elapsed(), bytes: found.bytes };
+                (found, Some(pulled))
+            }
+        };
+        let id = format!("{}/{}@{}", reference.registry(), reference.repository(), found.manifest);
+        let (image, ..) = self.prepare(runtime, text, found.path, Some(found.module)).await?;
+        Ok(Obtained { image, id, pulled })
+    }
+
+    /// The image of a file whose digest is known or is found out; whether it was made just now, and its
+    /// size.
+    async fn prepare(
+        &self,
+        runtime: &Arc<dyn Runtime>,
+        reference: &str,
+        path: PathBuf,
+        digest: Option<String>,
+    ) -> Result<(Arc<dyn Image>, bool, u64), Refusal> {
+        let failed = |error: &dyn std::fmt::Display| pull_failed(reference, &error.to_string());
+        let about = std::fs::metadata(&path).map_err(|error| failed(&error))?;
+        let (bytes, changed) = (about.len(), about.modified().ok());
+        let entry = self.entry(&Key { runtime: runtime.name(), path: path.clone(), bytes, changed });
+        let mut fresh = false;
+        let prepare = async {
+            fresh = true;
+            let digest = match digest {
+                Some(digest) => digest,
+                None => digest_of(path.clone()).await.map_err(|error| failed(&error))?,
+            };
+            let source = ImageSource { reference: reference.to_owned(), path, digest };
+            runtime.prepare(&source).await.map_err(|error| failed(&error))
+        };
+        let image = entry.cell.get_or_try_init(|| prepare).await?.clone();
+        let mut meant = self.meant.lock().unwrap_or_else(PoisonError::into_inner);
+        meant.insert(reference.to_owned(), image.digest().to_owned());
+        Ok((image, fresh, bytes))
     }
 
     fn entry(&self, key: &Key) -> Entry {
@@ -133,30 +240,19 @@ impl Images {
         entry.clone()
     }
 
-    fn missing(&self, text: &str, reference: &Reference, policy: PullPolicy) -> Refusal {
-        if policy == PullPolicy::Never {
-            return Refusal {
-                kind: RefusalKind::Image,
-                reason: "ErrImageNeverPull",
-                message: format!("Container image \"{text}\" is not present with pull policy of Never"),
-            };
+    /// A short name was most likely meant for a file of this machine: then that is said too.
+    fn not_pulled(&self, text: &str, reference: &Reference, error: &oci::Error) -> Refusal {
+        let mut why = error.to_string();
+        if !reference.names_registry() || self.local.near(reference).is_some() {
+            why = format!("{why}; and there is {}", self.local.missing(reference));
         }
-        let near = near_misses(reference, &self.dirs.iter().flat_map(|dir| listed(dir)).collect::<Vec<_>>());
-        let hint = match near.as_slice() {
-            [] => String::new(),
-            near => format!("; did you mean {}?", near.join(" or ")),
-        };
-        let looked = reference.candidates().into_iter().rev().find(|path| path.ends_with(last_file(reference)));
-        let example = looked.unwrap_or_default();
-        let dirs: Vec<String> = self.dirs.iter().map(|dir| dir.display().to_string()).collect();
-        let why = format!("no such file below {} (for example {}){hint}", dirs.join(" or "), example.display());
         pull_failed(text, &why)
     }
 }
 
-fn last_file(reference: &Reference) -> PathBuf {
-    let short = reference.name.rsplit('/').next().unwrap_or_default();
-    PathBuf::from(format!("{short}/{}.wasm", reference.tag))
+fn never_pulled(reference: &str) -> Refusal {
+    let message = format!("Container image \"{reference}\" is not present with pull policy of Never");
+    Refusal { kind: RefusalKind::Image, reason: "ErrImageNeverPull", message }
 }
 
 fn pull_failed(reference: &str, why: &str) -> Refusal {
@@ -174,6 +270,10 @@ fn invalid_name(reference: &str) -> Refusal {
     Refusal { kind: RefusalKind::Image, reason: "InvalidImageName", message }
 }
 
+async fn has_digest(path: &Path, digest: &str) -> bool {
+    digest_of(path.to_owned()).await.is_ok_and(|found| found == digest)
+}
+
 async fn digest_of(path: PathBuf) -> std::io::Result<String> {
     let hash = tokio::task::spawn_blocking(move || {
         let mut file = std::fs::File::open(path)?;
@@ -185,31 +285,6 @@ async fn digest_of(path: PathBuf) -> std::io::Result<String> {
     Ok(format!("sha256:{}", hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
 }
 
-/// The images of the directory, as `name:tag`.
-fn listed(dir: &Path) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut dirs = vec![(dir.to_owned(), String::new())];
-    while let Some((dir, prefix)) = dirs.pop() {
-        let Ok(entries) = std::fs::read_dir(&dir) else { continue };
-        for entry in entries.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let Ok(kind) = entry.file_type() else { continue };
-            if kind.is_dir() && prefix.matches('/').count() < 3 {
-                dirs.push((entry.path(), format!("{prefix}{name}/")));
-            } else if let Some(stem) = name.strip_suffix(".wasm").or_else(|| name.strip_suffix(".wat")) {
-                names.push(match prefix.strip_suffix('/') {
-                    Some(image) => format!("{image}:{stem}"),
-                    None => format!("{stem}:latest"),
-                });
-            }
-            if names.len() >= MAX_LISTED {
-                return names;
-            }
-        }
-    }
-    names
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,14 +294,24 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::create_dir(dir.path().join("hello")).expect("a directory");
         std::fs::write(dir.path().join("hello/1.wasm"), b"one").expect("a file");
-        let images = Images::new(vec![dir.path().to_owned()]);
+        let images = Images::new(vec![dir.path().to_owned()], None);
         (dir, images, Arc::new(FakeRuntime::serving()))
+    }
+
+    async fn obtain(
+        images: &Images,
+        runtime: &Arc<dyn Runtime>,
+        reference: &str,
+        policy: PullPolicy,
+    ) -> Result<Obtained, Refusal> {
+        let credentials = std::future::ready(Credentials::default());
+        images.obtain(runtime, Wanted { reference, policy, credentials }, || ()).await
     }
 
     #[tokio::test]
     async fn an_image_is_prepared_once_until_its_file_changes() {
         let (dir, images, runtime) = images();
-        let obtain = || images.obtain(&runtime, "registry.local/team/hello:1", PullPolicy::IfNotPresent);
+        let obtain = || obtain(&images, &runtime, "registry.local/team/hello:1", PullPolicy::IfNotPresent);
         let first = obtain().await.unwrap_or_else(|refusal| panic!("{refusal:?}"));
         assert!(first.pulled.is_some());
         assert!(obtain().await.is_ok_and(|second| second.pulled.is_none()));
@@ -245,7 +330,7 @@ mod tests {
             ("helo:1", PullPolicy::Always, "ErrImagePull", "did you mean hello:1?"),
         ];
         for (reference, policy, reason, words) in cases {
-            let Err(refusal) = images.obtain(&runtime, reference, policy).await else { panic!("{reference}") };
+            let Err(refusal) = obtain(&images, &runtime, reference, policy).await else { panic!("{reference}") };
             assert_eq!(refusal.reason, reason);
             assert!(refusal.message.contains(words), "{}", refusal.message);
         }
@@ -255,7 +340,7 @@ mod tests {
     async fn a_digest_must_match() {
         let (_dir, images, runtime) = images();
         let wrong = format!("hello:1@sha256:{}", "0".repeat(64));
-        let Err(refusal) = images.obtain(&runtime, &wrong, PullPolicy::Always).await else { panic!("accepted") };
+        let Err(refusal) = obtain(&images, &runtime, &wrong, PullPolicy::Always).await else { panic!("accepted") };
         assert!(refusal.message.contains("not sha256:000"), "{}", refusal.message);
     }
 }

@@ -12,13 +12,14 @@ use super::context::Context;
 use super::env::{self, Found};
 use super::fields::{limit_millis, limit_units, request_millis};
 use super::grants;
-use super::images::PullPolicy;
+use super::images::{PullPolicy, Wanted};
 use super::instances;
 use super::logs::ContainerLog;
 use super::objects::{Lookup, Tracked};
 use super::plan::{Index, Plan};
 use super::pod::{Note, Refusal, RefusalKind};
 use super::probes::{self, Answer, Target};
+use super::pull_secrets;
 use super::status;
 use super::usage::About;
 use super::volumes::{PodVolumes, Sources};
@@ -78,6 +79,8 @@ fn sandbox_spec(context: &Context, pod: &core::Pod, ip: IpAddr) -> SandboxSpec {
 #[derive(Default, Clone)]
 pub struct Kept {
     pub image: Option<Arc<dyn Image>>,
+    /// What the status calls the image.
+    pub image_id: String,
     /// Held, not read: their watches go on, and the next life finds the answers there.
     pub _objects: Vec<Arc<Tracked>>,
 }
@@ -110,9 +113,10 @@ impl Launch {
             .ok_or_else(|| config("CreateContainerError", "the container is not in the pod's spec".to_owned()))?;
         let instances =
             instances::policy(&self.pod, &container.name).map_err(|why| config("CreateContainerConfigError", why))?;
+        // Before the line: who waits for a registry keeps nobody from starting.
+        let (image, image_id) = self.image(context, container).await?;
         // A restart in place does not stand in line behind first starts.
         let _place = if self.run == 0 { context.starting.acquire().await.ok() } else { None };
-        let image = self.image(context, container).await?;
         let (found, objects) = self.lookup(context, container).await?;
         let fields = context.fields(&self.pod, self.ip);
         let config_error = |why| config("CreateContainerConfigError", why);
@@ -143,7 +147,7 @@ impl Launch {
             memory_limit: spec.memory_limit,
             cpu_limit_millis: spec.cpu_limit_millis,
         };
-        Ok(Launched { about, container: started, log, kept: Kept { image: Some(image), _objects: objects } })
+        Ok(Launched { about, container: started, log, kept: Kept { image: Some(image), image_id, _objects: objects } })
     }
 
     /// Runs the `postStart` hook: the container counts as started after it, and ends if it fails.
@@ -164,17 +168,21 @@ impl Launch {
         Err(Refusal { kind: RefusalKind::Run, reason: "PostStartHookError", message })
     }
 
-    async fn image(&self, context: &Context, container: &core::Container) -> Result<Arc<dyn Image>, Refusal> {
+    /// The image, and what the status calls it.
+    async fn image(&self, context: &Context, container: &core::Container) -> Result<(Arc<dyn Image>, String), Refusal> {
         let reference = container.image.as_deref().unwrap_or_default();
         let policy = PullPolicy::of(container.image_pull_policy.as_deref());
         if let Some(image) = self.kept.image.clone().filter(|_| policy != PullPolicy::Always) {
-            return Ok(image);
+            return Ok((image, self.kept.image_id.clone()));
         }
         let tell = |warning, reason, message| {
             context.tell(&self.pod, &Note { index: Some(self.index), warning, reason, message });
         };
         let runtime = context.runtime(&self.pod).map_err(|why| config("CreateContainerError", why))?;
-        let obtained = context.images.obtain(runtime, reference, policy).await.inspect_err(|refusal| {
+        let credentials = pull_secrets::credentials(context, &self.pod, self.index);
+        let announce = || tell(false, "Pulling", format!("Pulling image \"{reference}\""));
+        let obtained = context.images.obtain(runtime, Wanted { reference, policy, credentials }, announce).await;
+        let obtained = obtained.inspect_err(|refusal| {
             let pulled = refusal.reason == "ErrImagePull";
             let message = if pulled { uppercase_first(&refusal.message) } else { refusal.message.clone() };
             let reason = if refusal.reason == "InvalidImageName" { "InspectFailed" } else { refusal.reason };
@@ -199,7 +207,7 @@ impl Launch {
             }
             None => {}
         }
-        Ok(obtained.image)
+        Ok((obtained.image, obtained.id))
     }
 
     async fn lookup(

@@ -20,10 +20,12 @@ mod env;
 mod fields;
 mod grants;
 mod heartbeat;
+mod image_gc;
 mod images;
 mod instances;
 mod ip;
 mod launch;
+mod local_images;
 mod log_reader;
 mod logs;
 mod machine;
@@ -35,6 +37,7 @@ mod pod;
 mod policy;
 mod presence;
 mod probes;
+mod pull_secrets;
 mod recover;
 mod reference;
 mod routes;
@@ -58,12 +61,14 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::network::{Network, NetworkConfig};
+use crate::oci::Puller;
 use crate::reconcile::{Cluster, Recorder, Selection, Shared};
 use crate::runtime::Runtime;
 use agent::Agent;
 pub use config::{NodeConfig, NodeTls};
 use context::{Context, Register};
 use heartbeat::Heartbeat;
+pub use image_gc::ImageGc;
 use presence::Presence;
 use routes::Routes;
 use server::NodeApi;
@@ -103,6 +108,7 @@ pub async fn run(
     let stop_pods = CancellationToken::new();
     tasks.spawn(Agent::new(context.clone(), pods.clone()).run(stop_pods.clone()));
     tasks.spawn(usage::run(context.clone(), shutdown.clone()));
+    tasks.spawn(image_gc::run(context.clone(), pods.clone(), shutdown.clone()));
     let api = NodeApi { context: context.clone(), pods, started_at: SystemTime::now() };
     tasks.spawn(server::serve(listener, server_tls, api, shutdown.clone()));
     let (routes, routed, stop) = (context.routes.clone(), network.clone(), shutdown.clone());
@@ -160,12 +166,15 @@ fn context(
     let objects = Arc::new(objects::Objects::new(client.clone()));
     let tokens = tokens::Tokens::new(client.clone());
     let logs = config.data_dir.join("logs");
+    let pulled = config.data_dir.join("pulled");
+    let puller = Puller::open(&pulled, config.trust.clone())
+        .with_context(|| format!("cannot keep images in {}", pulled.display()))?;
     Ok(Context {
         runtimes,
         classes: cluster.watch(),
         services: cluster.watch(),
         recorder: Recorder::start(client.clone(), "kubelet", &config.name),
-        images: images::Images::new(config.images_dirs.clone()),
+        images: images::Images::new(config.images_dirs.clone(), Some(puller)),
         volumes: volumes::Volumes::new(config.data_dir.join("pods"), objects.clone(), tokens),
         objects,
         logs: logs::Logs::start(logs.clone()).with_context(|| format!("cannot keep logs in {}", logs.display()))?,

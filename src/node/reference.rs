@@ -30,6 +30,12 @@ impl Reference {
         ok.then(|| Reference { name: name.to_owned(), tag: tag.to_owned(), digest: digest.map(str::to_owned) })
     }
 
+    /// Whether it begins with a registry, as Docker tells: a first part with a dot or a port, or `localhost`.
+    pub fn names_registry(&self) -> bool {
+        let first = self.name.split_once('/').map(|(first, _)| first);
+        first.is_some_and(|first| first.contains(['.', ':']) || first == "localhost")
+    }
+
     /// The files it may mean, the best first, relative to the images directory: the whole name before
     /// its last segments, `name/tag` before `name-tag` before (for `latest`) `name`.
     pub fn candidates(&self) -> Vec<PathBuf> {
@@ -150,6 +156,19 @@ mod tests {
             ["", "Hello", ":1", "hello:", "a//b", "../etc/passwd", "a/../b", "hello:a/b", "x@sha256:12", "-x", "a b"]
         {
             assert!(Reference::parse(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_registry_is_told_from_a_path() {
+        for (text, names) in [
+            ("hello:1", false),
+            ("team/hello", false),
+            ("localhost/x", true),
+            ("r.example/x", true),
+            ("r:5000/x", true),
+        ] {
+            assert_eq!(Reference::parse(text).map(|reference| reference.names_registry()), Some(names), "{text}");
         }
     }
 

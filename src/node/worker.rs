@@ -296,7 +296,7 @@ impl Worker {
             Ok(launched) => launched,
             Err(refusal) => return self.step(Event::Refused { index, run, refusal }),
         };
-        let image_id = launched.kept.image.as_ref().map(|image| image.digest().to_owned()).unwrap_or_default();
+        let image_id = launched.kept.image_id.clone();
         let name = self.plan.containers[index].name.clone();
         self.entry.set(&name, LogLife { run, log: Some(launched.log.clone()) });
         self.entry.usage.begin(launched.about, launched.container.clone(), Instant::now());

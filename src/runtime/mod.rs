@@ -193,6 +193,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// Makes an image ready (compiles it, or finds it compiled). May take long; never on a serving thread.
     async fn prepare(&self, source: &ImageSource) -> Result<Arc<dyn Image>, ImageError>;
 
+    /// Gives up about `bytes` of what it keeps on disk only to be quick, the least recently used first,
+    /// but nothing of the images with the digests in `keep`. Returns what it freed.
+    async fn reclaim(&self, _keep: &[String], _bytes: u64) -> u64 {
+        0
+    }
+
     /// A pod's surroundings. Dropping the sandbox kills what still runs in it.
     async fn sandbox(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, StartError>;
 }

@@ -12,6 +12,7 @@ mod limits;
 mod metrics;
 mod neighbours;
 mod oracle;
+mod registry;
 mod rollout;
 mod shop;
 mod sockets;

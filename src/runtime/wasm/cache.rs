@@ -24,7 +24,7 @@ const MAGIC: &[u8; 8] = b"CRCLAOT1";
 const MAC_BYTES: usize = 32;
 const HEADER_BYTES: usize = MAGIC.len() + 1 + MAC_BYTES;
 const KEY_BYTES: usize = 32;
-/// What the cache keeps on disk; the least recently written files go first.
+/// What the cache keeps on disk; the least recently used files go first.
 const MAX_BYTES: u64 = 2 << 30;
 
 /// A directory of compiled code.
@@ -58,7 +58,13 @@ impl AotCache {
             }
         };
         match self.check(digest, &bytes) {
-            Some(form) => Some((form, bytes.split_off(HEADER_BYTES))),
+            Some(form) => {
+                let touched = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+                if let Err(error) = touched {
+                    tracing::debug!(path = %path.display(), "cannot note the use of compiled code: {error}");
+                }
+                Some((form, bytes.split_off(HEADER_BYTES)))
+            }
             None => {
                 tracing::warn!(path = %path.display(), "compiled code fails its check; removed");
                 self.remove(digest);
@@ -118,27 +124,48 @@ impl AotCache {
         self.dir.join(format!("{name:x}.aot"))
     }
 
-    /// Removes the oldest files until at most `keep` bytes are left.
-    fn prune(&self, keep: u64) -> io::Result<()> {
-        let mut files: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
-        for entry in fs::read_dir(&self.dir)? {
-            let entry = entry?;
-            if entry.path().extension().is_some_and(|extension| extension == "aot") {
-                let about = entry.metadata()?;
-                files.push((about.modified()?, about.len(), entry.path()));
-            }
-        }
-        files.sort();
-        let mut total: u64 = files.iter().map(|(_, length, _)| length).sum();
-        for (_, length, path) in files {
-            if total <= keep {
+    /// Removes the least recently used files until at most `most` bytes are left.
+    fn prune(&self, most: u64) -> io::Result<()> {
+        let total: u64 = self.files()?.iter().map(|file| file.bytes).sum();
+        self.reclaim(&[], total.saturating_sub(most)).map(drop)
+    }
+
+    /// Removes the least recently used files until `bytes` are freed or nothing is left to go; keeps those
+    /// of the digests in `keep`. Returns the bytes freed.
+    pub fn reclaim(&self, keep: &[String], bytes: u64) -> io::Result<u64> {
+        let keep: Vec<PathBuf> = keep.iter().map(|digest| self.path(digest)).collect();
+        let mut files = self.files()?;
+        files.retain(|file| !keep.contains(&file.path));
+        files.sort_by_key(|file| file.used);
+        let mut freed = 0;
+        for file in files {
+            if freed >= bytes {
                 break;
             }
-            fs::remove_file(path)?;
-            total -= length;
+            fs::remove_file(file.path)?;
+            freed += file.bytes;
         }
-        Ok(())
+        Ok(freed)
     }
+
+    fn files(&self) -> io::Result<Vec<Kept>> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "aot") {
+                let about = fs::metadata(&path)?;
+                files.push(Kept { used: about.modified()?, bytes: about.len(), path });
+            }
+        }
+        Ok(files)
+    }
+}
+
+/// A file of the cache; its time of change is when it was last used.
+struct Kept {
+    used: SystemTime,
+    bytes: u64,
+    path: PathBuf,
 }
 
 fn form_byte(form: Form) -> u8 {
@@ -259,17 +286,37 @@ mod tests {
         assert_eq!(other.load("sha256:aa"), None);
     }
 
+    fn aged(cache: &AotCache, digest: &str, seconds: u64) {
+        cache.store(digest, Form::Module, &[0; 100]);
+        let file = File::open(cache.path(digest)).unwrap();
+        file.set_modified(SystemTime::now() - std::time::Duration::from_secs(seconds)).unwrap();
+    }
+
     #[test]
-    fn the_oldest_files_go_when_the_cache_is_full() {
+    fn the_least_recently_used_files_go_when_the_cache_is_full() {
         let dir = tempfile::tempdir().unwrap();
         let cache = cache(dir.path());
-        for (digest, age) in [("sha256:old", 60), ("sha256:new", 0)] {
-            cache.store(digest, Form::Module, &[0; 100]);
-            let file = File::open(cache.path(digest)).unwrap();
-            file.set_modified(SystemTime::now() - std::time::Duration::from_secs(age)).unwrap();
+        for (digest, age) in [("sha256:used", 90), ("sha256:old", 60), ("sha256:new", 0)] {
+            aged(&cache, digest, age);
         }
-        cache.prune(200).unwrap();
+        assert!(cache.load("sha256:used").is_some());
+        cache.prune(2 * (100 + HEADER_BYTES as u64)).unwrap();
         assert_eq!(cache.load("sha256:old"), None);
-        assert!(cache.load("sha256:new").is_some());
+        assert!(cache.load("sha256:new").is_some() && cache.load("sha256:used").is_some());
+    }
+
+    #[test]
+    fn what_is_used_is_never_reclaimed() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = cache(dir.path());
+        for (digest, age) in [("sha256:kept", 90), ("sha256:old", 60), ("sha256:new", 0)] {
+            aged(&cache, digest, age);
+        }
+        let keep = ["sha256:kept".to_owned()];
+        let one = 100 + HEADER_BYTES as u64;
+        assert_eq!(cache.reclaim(&keep, 1).unwrap(), one);
+        assert!(cache.path("sha256:new").exists() && !cache.path("sha256:old").exists());
+        assert_eq!(cache.reclaim(&keep, u64::MAX).unwrap(), one);
+        assert!(cache.path("sha256:kept").exists());
     }
 }

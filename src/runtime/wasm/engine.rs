@@ -82,7 +82,7 @@ fn max_map_count() -> u32 {
 }
 
 /// What holds with and without the pool.
-fn base() -> Config {
+pub fn base() -> Config {
     let mut config = Config::new();
     config.epoch_interruption(true);
     config.concurrency_support(false);

@@ -99,6 +99,22 @@ impl Images {
         Ok(image)
     }
 
+    /// Drops compiled code of images that are not in `keep`; returns the bytes freed.
+    pub async fn reclaim(&self, keep: &[String], bytes: u64) -> u64 {
+        let (workshop, keep) = (self.workshop.clone(), keep.to_vec());
+        let reclaimed = tokio::task::spawn_blocking(move || {
+            workshop.cache.as_ref().map_or(Ok(0), |cache| cache.reclaim(&keep, bytes))
+        });
+        match reclaimed.await {
+            Ok(Ok(freed)) => freed,
+            Ok(Err(error)) => {
+                tracing::warn!("cannot remove compiled code: {error}");
+                0
+            }
+            Err(_) => 0,
+        }
+    }
+
     fn slot(&self, digest: &str) -> Slot {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if slots.len() >= MAX_REMEMBERED {

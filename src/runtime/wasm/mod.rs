@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `engine`, `ticker` | the engine, its pool of instances, the clock that interrupts |
 //! | `artifact`, `cache`, `images` | from a file to a program that is compiled, linked and kept |
+//! | `inspect` | what a module is and wants, for those who ask before it runs |
 //! | `linker` | what the host offers to programs, and what it says to those that want more |
 //! | `guest`, `output`, `outbound` | what one instance sees: files, variables, streams, the way out |
 //! | `sockets` | `wasi:sockets` inside the pod's own address |
@@ -25,6 +26,7 @@ mod engine;
 mod guest;
 mod http;
 mod images;
+mod inspect;
 mod instance;
 mod life;
 mod limits;
@@ -45,10 +47,11 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tokio::sync::Semaphore;
 
-pub use self::artifact::digest_of;
+pub use self::artifact::{MAX_MODULE_BYTES, digest_of};
 use self::engine::HostEngine;
 use self::guest::CoreGuest;
 use self::images::Images;
+pub use self::inspect::{Inspection, Kind, Verdict, check, inspect};
 use self::instance::WasmSandbox;
 use self::life::Host;
 use self::limits::{Account, Limiter, Scope};
@@ -127,6 +130,10 @@ impl Runtime for WasmRuntime {
 
     async fn prepare(&self, source: &ImageSource) -> Result<Arc<dyn Image>, ImageError> {
         Ok(self.images.prepare(source).await?)
+    }
+
+    async fn reclaim(&self, keep: &[String], bytes: u64) -> u64 {
+        self.images.reclaim(keep, bytes).await
     }
 
     async fn sandbox(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, StartError> {
