@@ -24,7 +24,7 @@ use super::command::Script;
 use super::guest::{CallIo, Surroundings};
 use super::http::{RETRY_AFTER, UNWIND_TIME, undelivered};
 use super::instance::wait_for_slot;
-use super::life::{Ending, KILLED_EXIT_CODE, Life, Verdict};
+use super::life::{Ending, KILLED_EXIT_CODE, Life, NotAdmitted, Verdict};
 use super::limits::{Limiter, OutOfMemory};
 use super::run::{Guarded, Halt};
 use crate::wire::{CallError, HttpBody, HttpService};
@@ -87,13 +87,13 @@ impl Container for WagiContainer {
 impl HttpService for WagiContainer {
     async fn call(&self, request: Request<HttpBody>) -> Result<Response<HttpBody>, CallError> {
         let server = &self.0;
-        let Some(ticket) = server.life.admit() else {
-            return Err(undelivered("the container has ended", Box::new(request)));
+        let policy = server.policy;
+        let _ticket = match server.life.admit(policy.max_queued, policy.request_timeout).await {
+            Ok(ticket) => ticket,
+            Err(NotAdmitted::Closed) => return Err(undelivered("the container has ended", Box::new(request))),
+            Err(NotAdmitted::Full) => return Err(CallError::Overloaded { retry_after: RETRY_AFTER }),
         };
-        if ticket.ahead >= server.policy.max_concurrent {
-            return Err(CallError::Overloaded { retry_after: RETRY_AFTER });
-        }
-        let timeout = server.policy.request_timeout;
+        let timeout = policy.request_timeout;
         let line = format!("{} {}", request.method(), request.uri().path());
         match tokio::time::timeout(timeout, server.answer(request, &line)).await {
             Ok(answer) => answer,
