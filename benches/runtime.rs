@@ -74,6 +74,7 @@ impl Pod {
             cpu_limit_millis: None,
             cpu_request_millis: None,
             output: Arc::new(Discard),
+            grants: Grants::default(),
             instances,
         };
         let sandbox = SandboxSpec {
