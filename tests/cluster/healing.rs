@@ -63,8 +63,9 @@ fn beyond_its_memory_limit_a_pod_is_oom_killed_and_comes_back() {
     assert!(answer.status >= 500, "{answer:?}");
     let last = eventually("the state to say OOMKilled", PATIENCE, || {
         let pods = pods(&cluster, "default");
-        let states = pods.iter().map(|pod| pod["status"]["containerStatuses"][0]["lastState"]["terminated"].clone());
-        states.filter(|state| state["reason"] == "OOMKilled").next().ok_or(pods)
+        let mut states =
+            pods.iter().map(|pod| pod["status"]["containerStatuses"][0]["lastState"]["terminated"].clone());
+        states.find(|state| state["reason"] == "OOMKilled").ok_or(pods)
     });
     assert_eq!(last["exitCode"], 137);
     assert_eq!(cluster.request_host("faults.example", "/").status, 200);
