@@ -1,7 +1,8 @@
 //! What an instance sees of the world: exactly what its container was given.
 //!
 //! Arguments, variables, mounted directories, two output streams, clocks, random numbers and the
-//! node's way out for HTTP. Standard input is empty and nothing is inherited from the host's process.
+//! node's way out for HTTP. Standard input is empty unless a command's pod asks for it, and nothing is
+//! inherited from the host's process.
 //! What all instances share is made once per container; an instance takes references, so that making
 //! one costs next to nothing.
 //!
@@ -15,6 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use wasmtime::component::{HasData, ResourceTable};
+use wasmtime_wasi::cli::AsyncStdinStream;
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::bindings::cli::environment;
@@ -22,6 +24,7 @@ use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsCtx};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use super::super::toolbox::Sight;
 use super::super::{ContainerSpec, Mount, Output, SandboxSpec, StartError, Stream};
 use super::limits::{Account, Limiter};
 use super::outbound::Hooks;
@@ -74,6 +77,32 @@ impl Surroundings {
         })
     }
 
+    /// The same surroundings for another command.
+    pub fn with_args(&self, args: Vec<String>) -> Self {
+        Self {
+            args,
+            env: self.env.clone(),
+            mounts: self.mounts.clone(),
+            filesystem: self.filesystem.clone(),
+            sockets: self.sockets.clone(),
+            output: self.output.clone(),
+            caller: self.caller.clone(),
+            outbound: self.outbound.clone(),
+            memory: self.memory.clone(),
+            pod_memory: self.pod_memory.clone(),
+        }
+    }
+
+    /// What the host's own commands may see on the container's behalf.
+    pub fn sight(&self) -> Sight {
+        Sight {
+            mounts: self.mounts.clone(),
+            env: self.env.clone(),
+            caller: self.caller.clone(),
+            outbound: self.outbound.clone(),
+        }
+    }
+
     fn limiter(&self) -> Limiter {
         Limiter::new(self.memory.clone(), self.pod_memory.clone())
     }
@@ -84,8 +113,28 @@ impl Surroundings {
 
     /// The state of a component's instance.
     pub fn guest(self: &Arc<Self>) -> Guest {
+        self.guest_with(|builder| {
+            builder.stdout(self.lines(Stream::Stdout)).stderr(self.lines(Stream::Stderr));
+        })
+    }
+
+    /// The same for a command, which may have input.
+    pub fn command_guest(self: &Arc<Self>) -> Guest {
+        self.guest_with(|builder| self.connect(builder))
+    }
+
+    fn connect(&self, builder: &mut WasiCtxBuilder) {
+        builder.stdout(self.lines(Stream::Stdout)).stderr(self.lines(Stream::Stderr));
+        if let Some(input) = self.output.input() {
+            builder.stdin(AsyncStdinStream::new(input));
+        }
+    }
+
+    /// The same, with the streams that `connect` sets.
+    pub fn guest_with(self: &Arc<Self>, connect: impl FnOnce(&mut WasiCtxBuilder)) -> Guest {
         let mut builder = WasiCtxBuilder::new();
-        builder.stdout(self.lines(Stream::Stdout)).stderr(self.lines(Stream::Stderr)).max_random_size(MAX_RANDOM_BYTES);
+        connect(&mut builder);
+        builder.max_random_size(MAX_RANDOM_BYTES);
         let mut wasi = builder.build();
         wasi.filesystem().clone_from(&self.filesystem);
         wasi.sockets().clone_from(&self.sockets);
@@ -104,13 +153,14 @@ impl Surroundings {
     /// The state of a core module's instance. It opens the mounts anew, since the older interface
     /// takes them only at the beginning.
     pub fn core_guest(&self) -> Result<CoreGuest, StartError> {
+        self.core_guest_with(|builder| self.connect(builder))
+    }
+
+    /// The same, with the streams that `connect` sets.
+    pub fn core_guest_with(&self, connect: impl FnOnce(&mut WasiCtxBuilder)) -> Result<CoreGuest, StartError> {
         let mut builder = WasiCtxBuilder::new();
-        builder
-            .args(&self.args)
-            .envs(&self.env)
-            .stdout(self.lines(Stream::Stdout))
-            .stderr(self.lines(Stream::Stderr))
-            .max_random_size(MAX_RANDOM_BYTES);
+        connect(&mut builder);
+        builder.args(&self.args).envs(&self.env).max_random_size(MAX_RANDOM_BYTES);
         open_mounts(&mut builder, &self.mounts)?;
         Ok(CoreGuest { wasi: builder.build_p1(), limiter: self.limiter() })
     }

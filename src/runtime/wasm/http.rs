@@ -27,8 +27,9 @@ use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
-use super::super::{Container, InstancePolicy, RunState, Usage};
+use super::super::{Container, ExecCommand, ExecEnd, ExecStreams, InstancePolicy, RunState, Usage};
 use super::body::{StreamingBody, collect_ready};
+use super::exec;
 use super::guest::{Guest, Surroundings};
 use super::instance::{new_store, wait_for_slot};
 use super::life::{Ending, KILLED_EXIT_CODE, Life, Occupied, Ticket, Verdict};
@@ -145,6 +146,10 @@ impl Container for HttpContainer {
 
     fn usage(&self) -> Usage {
         self.0.life.usage()
+    }
+
+    async fn exec(&self, command: ExecCommand, streams: ExecStreams) -> Result<ExecEnd, String> {
+        exec::run(&self.0.life, &self.0.surroundings, None, command, streams).await
     }
 }
 

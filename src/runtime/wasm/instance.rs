@@ -54,16 +54,16 @@ impl WasmSandbox {
         lives.retain(|life| life.strong_count() > 0);
         lives.push(Arc::downgrade(life));
     }
+}
 
-    /// Commands hold their place for as long as they run, so they do not wait for one.
-    fn slot_now(&self) -> Result<OwnedSemaphorePermit, StartError> {
-        self.host.slots.clone().try_acquire_owned().map_err(|_| {
-            let capacity = self.host.engine.capacity;
-            StartError::Other(format!(
-                "all {capacity} instances that this node can hold are in use; raise vm.max_map_count for more"
-            ))
-        })
-    }
+/// Commands hold their place for as long as they run, so they do not wait for one.
+pub fn slot_now(host: &Host) -> Result<OwnedSemaphorePermit, StartError> {
+    host.slots.clone().try_acquire_owned().map_err(|_| {
+        let capacity = host.engine.capacity;
+        StartError::Other(format!(
+            "all {capacity} instances that this node can hold are in use; raise vm.max_map_count for more"
+        ))
+    })
 }
 
 #[async_trait::async_trait]
@@ -85,11 +85,10 @@ impl Sandbox for WasmSandbox {
                 container.probe().await;
                 Arc::new(container)
             }
-            Program::Command(pre) => Arc::new(CommandContainer::component(life, pre, surroundings, self.slot_now()?)),
-            Program::Core(pre) => {
-                let (guest, slot) = (surroundings.core_guest()?, self.slot_now()?);
-                Arc::new(CommandContainer::core(life, pre, guest, slot))
+            Program::Command(pre) => {
+                Arc::new(CommandContainer::component(life, pre, surroundings, slot_now(&self.host)?))
             }
+            Program::Core(pre) => Arc::new(CommandContainer::core(life, pre, surroundings, slot_now(&self.host)?)?),
         })
     }
 }

@@ -8,6 +8,7 @@
 //! | `guest`, `output`, `outbound` | what one instance sees: files, variables, streams, the way out |
 //! | `limits`, `cpu`, `run` | memory and processor time: charged, limited, shared out fairly |
 //! | `life`, `command`, `http`, `body`, `instance` | pods, containers, calls, and how they end |
+//! | `exec` | commands that are run in a container beside it |
 //!
 //! What a guest does wrong is its container's end and nobody else's: a trap, an exit, a limit passed, a
 //! host panic on its account. What is wrong with an image is said before anything runs. The host
@@ -19,6 +20,7 @@ mod cache;
 mod command;
 mod cpu;
 mod engine;
+mod exec;
 mod guest;
 mod http;
 mod images;
