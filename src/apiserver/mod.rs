@@ -27,6 +27,7 @@ pub mod patch;
 mod presence;
 mod registry;
 mod relay;
+mod relay_stream;
 mod reply;
 mod selector;
 pub mod serve;
@@ -44,7 +45,9 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::Request;
+use hyper::upgrade::OnUpgrade;
 use ipnet::Ipv4Net;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::store::Store;
@@ -96,6 +99,7 @@ pub struct Inner {
     presence: Presence,
     limits: Limits,
     node_client: Option<NodeClient>,
+    streams: Arc<Semaphore>,
     config: Facts,
     /// Set when the server stops: watches end, presence says nothing any more.
     shutdown: CancellationToken,
@@ -124,6 +128,7 @@ impl ApiServer {
             presence: Presence::default(),
             limits: Limits::default(),
             node_client: node_tls.map(relay::client),
+            streams: Arc::new(Semaphore::new(relay_stream::MAX_STREAMS)),
             config: Facts { service_cidr, api_address },
             shutdown: CancellationToken::new(),
         }));
@@ -151,7 +156,8 @@ async fn handle(State(server): State<ApiServer>, request: Request<Body>) -> Resp
 }
 
 async fn answer(server: ApiServer, request: Request<Body>) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let upgrade = parts.extensions.remove::<OnUpgrade>();
     let user = parts.extensions.get::<User>().cloned().unwrap_or_else(User::anonymous);
     let path = parts.uri.path();
     let query = Query::parse(parts.uri.query());
@@ -179,7 +185,7 @@ async fn answer(server: ApiServer, request: Request<Body>) -> Result<Response, A
     }
     let limits = server.limits.clone();
     let long = target.is_long_running();
-    let call = verbs::Call { server, target, kind, query, headers: parts.headers };
+    let call = verbs::Call { server, target, kind, query, headers: parts.headers, upgrade };
     limits.run(long, verbs::answer(call, body)).await
 }
 

@@ -73,23 +73,38 @@ pub async fn log(server: &ApiServer, pod: &Value, query: &Query) -> Result<Respo
 }
 
 async fn relay(server: &ApiServer, node: &str, uri: &str) -> Result<Response, ApiError> {
-    let client = server.node_client.as_ref().ok_or_else(|| {
-        ApiError::internal("this API server was started without credentials for nodes, so it cannot fetch logs")
-    })?;
     let request = Request::get(uri).body(Body::empty()).map_err(ApiError::internal)?;
-    let response = client.request(request).await.map_err(|error| {
-        let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-        ApiError::internal(format!("Get {uri:?}: node {node:?} does not answer: {cause}"))
-    })?;
-    let (parts, body) = response.into_parts();
-    if parts.status == StatusCode::OK {
-        return Ok(text(Body::new(body)));
+    let response = ask(server, node, request).await?;
+    if response.status() == StatusCode::OK {
+        return Ok(text(Body::new(response.into_body())));
     }
+    Err(complaint(node, response).await)
+}
+
+/// What a node said instead of what was asked.
+pub async fn complaint(node: &str, response: http::Response<hyper::body::Incoming>) -> ApiError {
+    let (parts, body) = response.into_parts();
     let complaint = Limited::new(body, MAX_COMPLAINT_BYTES).collect().await.map(|c| c.to_bytes()).unwrap_or_default();
     let complaint = String::from_utf8_lossy(&complaint).trim().to_owned();
-    Err(match parts.status {
+    match parts.status {
         StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => ApiError::bad_request(complaint),
         status => ApiError::internal(format!("node {node:?} answered {status}: {complaint}")),
+    }
+}
+
+/// A node's answer, whatever it is.
+pub async fn ask(
+    server: &ApiServer,
+    node: &str,
+    request: Request<Body>,
+) -> Result<http::Response<hyper::body::Incoming>, ApiError> {
+    let client = server.node_client.as_ref().ok_or_else(|| {
+        ApiError::internal("this API server was started without credentials for nodes, so it cannot ask them")
+    })?;
+    let uri = request.uri().to_string();
+    client.request(request).await.map_err(|error| {
+        let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+        ApiError::internal(format!("Get {uri:?}: node {node:?} does not answer: {cause}"))
     })
 }
 
@@ -100,7 +115,7 @@ fn text(body: Body) -> Response {
 }
 
 /// The container that is meant: the named one, the annotated default, or the only one.
-fn container(pod: &Value, wanted: &str) -> Result<String, ApiError> {
+pub fn container(pod: &Value, wanted: &str) -> Result<String, ApiError> {
     let name = kmeta::text(pod, "name");
     let names = |group: &str| -> Vec<&str> {
         pod["spec"][group].as_array().into_iter().flatten().filter_map(|c| c["name"].as_str()).collect()
@@ -146,7 +161,7 @@ fn check_numbers(name: &str, query: &Query) -> Result<(), ApiError> {
 }
 
 /// Where the node's API listens, as the node has written it.
-fn node_address(server: &ApiServer, node: &str) -> Result<String, ApiError> {
+pub fn node_address(server: &ApiServer, node: &str) -> Result<String, ApiError> {
     let object = server.registry.find(Place { kind: &Node, namespace: "", name: node });
     let object = object.ok_or_else(|| ApiError::not_found(crate::kinds::Kind::info(&Node), node))?;
     let addresses = object["status"]["addresses"].as_array().map_or(&[][..], Vec::as_slice);

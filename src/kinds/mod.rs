@@ -80,6 +80,13 @@ pub struct Subresource {
     pub verbs: &'static [&'static str],
 }
 
+impl Subresource {
+    /// Whether it is a stream (`pods/exec`): its kind holds options, and what comes back is no object.
+    pub fn is_stream(&self) -> bool {
+        self.kind.ends_with("Options")
+    }
+}
+
 /// Every built-in kind. The order is that of discovery: groups as upstream lists them.
 pub static KINDS: &[&dyn Kind] = &[
     &pod::Pod,

@@ -299,6 +299,7 @@ impl Worker {
         let image_id = launched.kept.image.as_ref().map(|image| image.digest().to_owned()).unwrap_or_default();
         let name = self.plan.containers[index].name.clone();
         self.entry.set(&name, LogLife { run, log: Some(launched.log.clone()) });
+        self.entry.started(&name, &launched.container, &launched.console);
         let state = launched.container.state();
         let slot = &mut self.slots[index];
         slot.served = launched.container.http().map(|service| slot.gate.open(service));
@@ -308,7 +309,8 @@ impl Worker {
         if slot.served.is_some() && slot.registrations.is_empty() {
             self.admit_callers(index);
         }
-        self.spawn(async move { Outcome::Exited { index, run, exit: exit_of(state).await } });
+        let last_words = launched.last_words;
+        self.spawn(async move { Outcome::Exited { index, run, exit: last_words.of(exit_of(state).await).await } });
         self.step(Event::Started { index, run, image_id });
     }
 
@@ -361,8 +363,8 @@ impl Worker {
 
     fn target(&self, index: Index) -> Option<Target> {
         let container = Plan::container(&self.pod, index)?;
-        let http = self.slots.get(index)?.gate.present();
-        Some(launch::target(container, self.surroundings.as_ref()?.ip, http))
+        let slot = self.slots.get(index)?;
+        Some(launch::target(container, self.surroundings.as_ref()?.ip, slot.gate.present(), slot.container.clone()))
     }
 
     fn probe(&mut self, index: Index, run: u32, kind: ProbeKind) {

@@ -11,4 +11,5 @@ mod kubectl;
 mod oracle;
 mod rollout;
 mod shop;
+mod streams;
 mod workloads;
