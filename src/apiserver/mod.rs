@@ -28,6 +28,7 @@ pub mod patch;
 mod presence;
 mod registry;
 mod relay;
+mod relay_stream;
 mod reply;
 mod selector;
 pub mod serve;
@@ -45,7 +46,9 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::Request;
+use hyper::upgrade::OnUpgrade;
 use ipnet::Ipv4Net;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::store::Store;
@@ -99,6 +102,7 @@ pub struct Inner {
     limits: Limits,
     node_client: Option<NodeClient>,
     summaries: Summaries,
+    streams: Arc<Semaphore>,
     config: Facts,
     /// Set when the server stops: watches end, presence says nothing any more.
     shutdown: CancellationToken,
@@ -128,6 +132,7 @@ impl ApiServer {
             limits: Limits::default(),
             node_client: node_tls.map(relay::client),
             summaries: Summaries::default(),
+            streams: Arc::new(Semaphore::new(relay_stream::MAX_STREAMS)),
             config: Facts { service_cidr, api_address },
             shutdown: CancellationToken::new(),
         }));
@@ -155,7 +160,8 @@ async fn handle(State(server): State<ApiServer>, request: Request<Body>) -> Resp
 }
 
 async fn answer(server: ApiServer, request: Request<Body>) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let upgrade = parts.extensions.remove::<OnUpgrade>();
     let user = parts.extensions.get::<User>().cloned().unwrap_or_else(User::anonymous);
     let path = parts.uri.path();
     let query = Query::parse(parts.uri.query());
@@ -183,7 +189,7 @@ async fn answer(server: ApiServer, request: Request<Body>) -> Result<Response, A
     }
     let limits = server.limits.clone();
     let long = target.is_long_running();
-    let call = verbs::Call { server, target, kind, query, headers: parts.headers };
+    let call = verbs::Call { server, target, kind, query, headers: parts.headers, upgrade };
     limits.run(long, verbs::answer(call, body)).await
 }
 

@@ -10,7 +10,6 @@ use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -76,7 +75,8 @@ pub async fn log(server: &ApiServer, pod: &Value, query: &Query) -> Result<Respo
 /// What `node` answers at `path`, as it answers it.
 pub async fn get(server: &ApiServer, node: &str, path: &str) -> Result<Response, ApiError> {
     let address = node_address(server, node)?;
-    let (parts, body) = ask(server, node, &format!("https://{address}/{path}")).await?.into_parts();
+    let request = Request::get(format!("https://{address}/{path}")).body(Body::empty()).map_err(ApiError::internal)?;
+    let (parts, body) = ask(server, node, request).await?.into_parts();
     let mut response = Response::new(Body::new(body));
     *response.status_mut() = parts.status;
     if let Some(kind) = parts.headers.get(header::CONTENT_TYPE) {
@@ -85,27 +85,39 @@ pub async fn get(server: &ApiServer, node: &str, path: &str) -> Result<Response,
     Ok(response)
 }
 
-async fn ask(server: &ApiServer, node: &str, uri: &str) -> Result<http::Response<Incoming>, ApiError> {
+async fn relay(server: &ApiServer, node: &str, uri: &str) -> Result<Response, ApiError> {
+    let request = Request::get(uri).body(Body::empty()).map_err(ApiError::internal)?;
+    let response = ask(server, node, request).await?;
+    if response.status() == StatusCode::OK {
+        return Ok(text(Body::new(response.into_body())));
+    }
+    Err(complaint(node, response).await)
+}
+
+/// What a node said instead of what was asked.
+pub async fn complaint(node: &str, response: http::Response<hyper::body::Incoming>) -> ApiError {
+    let (parts, body) = response.into_parts();
+    let complaint = Limited::new(body, MAX_COMPLAINT_BYTES).collect().await.map(|c| c.to_bytes()).unwrap_or_default();
+    let complaint = String::from_utf8_lossy(&complaint).trim().to_owned();
+    match parts.status {
+        StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => ApiError::bad_request(complaint),
+        status => ApiError::internal(format!("node {node:?} answered {status}: {complaint}")),
+    }
+}
+
+/// A node's answer, whatever it is.
+pub async fn ask(
+    server: &ApiServer,
+    node: &str,
+    request: Request<Body>,
+) -> Result<http::Response<hyper::body::Incoming>, ApiError> {
     let client = server.node_client.as_ref().ok_or_else(|| {
         ApiError::internal("this API server was started without credentials for nodes, so it cannot ask them")
     })?;
-    let request = Request::get(uri).body(Body::empty()).map_err(ApiError::internal)?;
+    let uri = request.uri().to_string();
     client.request(request).await.map_err(|error| {
         let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
         ApiError::internal(format!("Get {uri:?}: node {node:?} does not answer: {cause}"))
-    })
-}
-
-async fn relay(server: &ApiServer, node: &str, uri: &str) -> Result<Response, ApiError> {
-    let (parts, body) = ask(server, node, uri).await?.into_parts();
-    if parts.status == StatusCode::OK {
-        return Ok(text(Body::new(body)));
-    }
-    let complaint = Limited::new(body, MAX_COMPLAINT_BYTES).collect().await.map(|c| c.to_bytes()).unwrap_or_default();
-    let complaint = String::from_utf8_lossy(&complaint).trim().to_owned();
-    Err(match parts.status {
-        StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => ApiError::bad_request(complaint),
-        status => ApiError::internal(format!("node {node:?} answered {status}: {complaint}")),
     })
 }
 
@@ -116,7 +128,7 @@ fn text(body: Body) -> Response {
 }
 
 /// The container that is meant: the named one, the annotated default, or the only one.
-fn container(pod: &Value, wanted: &str) -> Result<String, ApiError> {
+pub fn container(pod: &Value, wanted: &str) -> Result<String, ApiError> {
     let name = kmeta::text(pod, "name");
     let names = |group: &str| -> Vec<&str> {
         pod["spec"][group].as_array().into_iter().flatten().filter_map(|c| c["name"].as_str()).collect()
@@ -162,7 +174,7 @@ fn check_numbers(name: &str, query: &Query) -> Result<(), ApiError> {
 }
 
 /// Where the node's API listens, as the node has written it.
-fn node_address(server: &ApiServer, node: &str) -> Result<String, ApiError> {
+pub fn node_address(server: &ApiServer, node: &str) -> Result<String, ApiError> {
     let object = server.registry.find(Place { kind: &Node, namespace: "", name: node });
     let object = object.ok_or_else(|| ApiError::not_found(crate::kinds::Kind::info(&Node), node))?;
     let addresses = object["status"]["addresses"].as_array().map_or(&[][..], Vec::as_slice);

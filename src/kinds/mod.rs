@@ -81,9 +81,14 @@ pub struct Subresource {
 }
 
 impl Subresource {
-    /// Whether it takes or gives objects. What is called options is the query of a connection.
-    pub fn is_object(&self) -> bool {
-        !self.kind.ends_with("Options")
+    /// Whether what comes back is no object: its kind holds the options of a connection.
+    pub fn is_stream(&self) -> bool {
+        self.kind.ends_with("Options")
+    }
+
+    /// Whether it passes on whatever path follows it.
+    pub fn is_proxy(&self) -> bool {
+        self.name == "proxy"
     }
 }
 

@@ -36,8 +36,17 @@ static INFO: KindInfo = KindInfo {
     namespaced: true,
     verbs: ALL_VERBS,
     subresources: &[
+        Subresource { name: "attach", group: "", version: "", kind: "PodAttachOptions", verbs: &["create", "get"] },
         Subresource { name: "binding", group: "", version: "", kind: "Binding", verbs: &["create"] },
+        Subresource { name: "exec", group: "", version: "", kind: "PodExecOptions", verbs: &["create", "get"] },
         Subresource { name: "log", group: "", version: "", kind: "Pod", verbs: &["get"] },
+        Subresource {
+            name: "portforward",
+            group: "",
+            version: "",
+            kind: "PodPortForwardOptions",
+            verbs: &["create", "get"],
+        },
         Subresource { name: "status", group: "", version: "", kind: "Pod", verbs: &["get", "patch", "update"] },
     ],
     schema: "io.k8s.api.core.v1.Pod",

@@ -39,6 +39,7 @@ use pods::PodPort;
 use seek::Directory;
 use serve::Server;
 use service::Doors;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::wire::Outbound;
 
@@ -143,6 +144,16 @@ impl Network {
         let (close, local) = (self.server.listener_token(), self.local().clone());
         self.server.accept(listener, close.clone(), Arc::new(PodPort { address, local: local.clone() }));
         Ok(PodListener::new(address, local, close.drop_guard()))
+    }
+
+    /// Serves one connection of `peer` to a pod of this process that has no socket for it: what comes over it is
+    /// handed to what is registered in [`Network::local`].
+    pub async fn carry<S>(&self, address: SocketAddr, peer: SocketAddr, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let handler = Arc::new(PodPort { address, local: self.local().clone() });
+        serve::serve_http(stream, peer, handler, self.server.ends()).await;
     }
 
     /// Where the ingress listens; with port 0 configured, the port that was given.

@@ -20,6 +20,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -116,6 +117,11 @@ impl Server {
         self.closing.child_token()
     }
 
+    /// When a connection is to end that came by no listener.
+    pub(super) fn ends(&self) -> Ends {
+        Ends { listener: self.listener_token(), server: self.cut.clone() }
+    }
+
     /// Answers the connections of `listener` until `close`.
     pub(super) fn accept<A: Answer>(self: &Arc<Self>, listener: TcpListener, close: CancellationToken, answer: Arc<A>) {
         let server = self.clone();
@@ -206,7 +212,10 @@ impl Ends {
 }
 
 /// Answers HTTP/1.1 and HTTP/2 (with prior knowledge) on one connection.
-pub(super) async fn serve_http<H: Handle>(stream: TcpStream, peer: SocketAddr, handler: Arc<H>, ends: Ends) {
+pub(super) async fn serve_http<H: Handle, S>(stream: S, peer: SocketAddr, handler: Arc<H>, ends: Ends)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     // One pointer to share with each request's future.
     let shared = Arc::new((handler, Peer::new(peer), ends.clone()));
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {

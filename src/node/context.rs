@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use dashmap::DashMap;
 use k8s_openapi::api::core::v1 as core;
@@ -10,6 +10,7 @@ use k8s_openapi::api::node::v1::RuntimeClass;
 use tokio::sync::Semaphore;
 
 use super::config::NodeConfig;
+use super::console::Console;
 use super::fields::{Allocatable, Fields};
 use super::images::Images;
 use super::ip::Addresses;
@@ -23,7 +24,7 @@ use super::usage::PodUsage;
 use super::volumes::Volumes;
 use crate::network::Network;
 use crate::reconcile::{EventKind, ObjectKey, Recorder, Shared};
-use crate::runtime::Runtime;
+use crate::runtime::{Container, Runtime};
 use crate::wire::Outbound;
 
 /// First starts at the same time. Each may read files and compile; more of them at once would only make
@@ -98,13 +99,13 @@ fn field_path(pod: &core::Pod, index: Index) -> Option<String> {
     Some(format!("spec.{list}{{{name}}}"))
 }
 
-/// The pods of this node by name, for those who ask for their logs and figures.
+/// The pods of this node by name, for those who ask for their logs and figures or run commands in them.
 #[derive(Default)]
 pub struct Register {
     pods: DashMap<ObjectKey, Arc<Entry>>,
 }
 
-/// One pod's containers, as far as their logs and figures go.
+/// One pod's containers, as far as others than its worker see them.
 pub struct Entry {
     pub uid: String,
     /// The directory of its logs: `<namespace>_<name>_<uid>`.
@@ -112,6 +113,8 @@ pub struct Entry {
     /// What its containers have used.
     pub usage: PodUsage,
     lives: Mutex<HashMap<String, Life>>,
+    /// Those that have been started. The worker owns them.
+    running: Mutex<HashMap<String, Running>>,
 }
 
 /// The present or last life of a container.
@@ -122,10 +125,18 @@ pub struct Life {
     pub log: Option<Arc<ContainerLog>>,
 }
 
+/// A container that has been started.
+struct Running {
+    container: Weak<dyn Container>,
+    console: Weak<Console>,
+}
+
 impl Register {
     pub fn add(&self, key: ObjectKey, uid: String) -> Arc<Entry> {
         let log_dir = format!("{}_{}_{uid}", key.namespace, key.name);
-        let entry = Arc::new(Entry { uid, log_dir, usage: PodUsage::default(), lives: Mutex::default() });
+        let entry =
+            Entry { uid, log_dir, usage: PodUsage::default(), lives: Mutex::default(), running: Mutex::default() };
+        let entry = Arc::new(entry);
         self.pods.insert(key, entry.clone());
         entry
     }
@@ -152,6 +163,21 @@ impl Register {
 impl Entry {
     pub fn set(&self, container: &str, life: Life) {
         self.lives.lock().unwrap_or_else(PoisonError::into_inner).insert(container.to_owned(), life);
+    }
+
+    pub fn started(&self, container: &str, running: &Arc<dyn Container>, console: &Arc<Console>) {
+        let running = Running { container: Arc::downgrade(running), console: Arc::downgrade(console) };
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(container.to_owned(), running);
+    }
+
+    /// The present life of a container.
+    pub fn running(&self, container: &str) -> Option<Arc<dyn Container>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).get(container)?.container.upgrade()
+    }
+
+    /// What it says and hears.
+    pub fn console(&self, container: &str) -> Option<Arc<Console>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).get(container)?.console.upgrade()
     }
 
     pub fn get(&self, container: &str) -> Option<Life> {

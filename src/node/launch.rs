@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1 as core;
 
+use super::command;
+use super::console::Console;
 use super::context::Context;
 use super::env::{self, Found};
 use super::fields::{limit_millis, limit_units, request_millis};
@@ -21,9 +23,10 @@ use super::pod::{Note, Refusal, RefusalKind};
 use super::probes::{self, Answer, Target};
 use super::pull_secrets;
 use super::status;
+use super::termination::{self, LastWords};
 use super::usage::About;
 use super::volumes::{PodVolumes, Sources};
-use crate::runtime::{Container, ContainerSpec, Image, Sandbox, SandboxSpec, StartError};
+use crate::runtime::{Container, ContainerSpec, Image, Mount, Sandbox, SandboxSpec, StartError};
 use crate::wire::HttpService;
 
 /// Upstream lets a `postStart` hook take for ever; nobody is served by a container that never starts.
@@ -89,6 +92,8 @@ pub struct Kept {
 pub struct Launched {
     pub container: Arc<dyn Container>,
     pub log: Arc<ContainerLog>,
+    pub console: Arc<Console>,
+    pub last_words: LastWords,
     pub kept: Kept,
     /// What its figures are told under.
     pub about: About,
@@ -121,8 +126,10 @@ impl Launch {
         let fields = context.fields(&self.pod, self.ip);
         let config_error = |why| config("CreateContainerConfigError", why);
         let env = env::environment(&fields, container, &context.services.list(), &found).map_err(config_error)?;
-        let mounts = self.volumes.mounts(container, &env).map_err(config_error)?;
+        let mut mounts = self.volumes.mounts(container, &env).map_err(config_error)?;
         let log = context.logs.open(&self.log_dir, &container.name, self.run);
+        let console = Console::new(log.clone(), container);
+        let last_words = self.last_words(context, container, &mut mounts, &log).map_err(config_error)?;
         let spec = ContainerSpec {
             name: container.name.clone(),
             image: image.clone(),
@@ -132,22 +139,41 @@ impl Launch {
             memory_limit: limit_units(container, "memory"),
             cpu_limit_millis: limit_millis(container, "cpu"),
             cpu_request_millis: request_millis(container, "cpu"),
-            output: log.clone(),
+            output: console.clone(),
             grants: grants::of(&self.pod),
             instances,
         };
         let started = self.sandbox.start(&spec).await.map_err(refused)?;
         self.post_start(context, container, &started).await?;
+        let about = self.about(container, &spec);
+        let kept = Kept { image: Some(image), image_id, _objects: objects };
+        Ok(Launched { about, container: started, log, console, last_words, kept })
+    }
+
+    fn about(&self, container: &core::Container, spec: &ContainerSpec) -> About {
         let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
-        let about = About {
+        About {
             name: container.name.clone(),
             id: status::container_id(uid, &container.name, self.run),
             image: container.image.clone().unwrap_or_default(),
             started_at: SystemTime::now(),
             memory_limit: spec.memory_limit,
             cpu_limit_millis: spec.cpu_limit_millis,
-        };
-        Ok(Launched { about, container: started, log, kept: Kept { image: Some(image), image_id, _objects: objects } })
+        }
+    }
+
+    fn last_words(
+        &self,
+        context: &Context,
+        container: &core::Container,
+        mounts: &mut Vec<Mount>,
+        log: &Arc<ContainerLog>,
+    ) -> Result<LastWords, String> {
+        let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
+        let own = context.volumes.own_dir(uid, "termination").join(&container.name);
+        let place = termination::place(container, mounts, own)?;
+        let dir = context.logs.container_dir(&self.log_dir, &container.name);
+        Ok(LastWords::new(container, place, log.clone(), dir, self.run))
     }
 
     /// Runs the `postStart` hook: the container counts as started after it, and ends if it fails.
@@ -159,7 +185,7 @@ impl Launch {
     ) -> Result<(), Refusal> {
         let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref());
         let Some(hook) = hook else { return Ok(()) };
-        let target = target(container, self.ip, started.http());
+        let target = target(container, self.ip, started.http(), Some(started.clone()));
         let Err(why) = run_hook(hook, &target, POST_START_LIMIT).await else { return Ok(()) };
         let message = format!("PostStartHook failed: {why}");
         let reason = "FailedPostStartHook";
@@ -268,15 +294,15 @@ async fn run_hook(hook: &core::LifecycleHandler, target: &Target, limit: Duratio
             Answer::Success
         } else if let Some(action) = &hook.http_get {
             probes::http_get(action, target).await
-        } else if hook.exec.is_some() {
-            Answer::Unsupported("exec hooks cannot be run in a Wasm container; use httpGet or sleep".to_owned())
+        } else if let Some(action) = &hook.exec {
+            probes::exec(action, target).await
         } else {
             Answer::Success
         }
     };
     match tokio::time::timeout(limit, run).await {
         Ok(Answer::Success) => Ok(()),
-        Ok(Answer::Failure(why) | Answer::Unsupported(why)) => Err(why),
+        Ok(Answer::Failure(why)) => Err(why),
         Err(_) => Err(format!("it took longer than {}", super::backoff::go_duration(limit))),
     }
 }
@@ -292,12 +318,18 @@ pub fn declared_ports(container: &core::Container) -> Vec<u16> {
 }
 
 /// What probes and hooks of a container ask.
-pub fn target(container: &core::Container, pod_ip: IpAddr, http: Option<Arc<dyn HttpService>>) -> Target {
+pub fn target(
+    container: &core::Container,
+    pod_ip: IpAddr,
+    http: Option<Arc<dyn HttpService>>,
+    running: Option<Arc<dyn Container>>,
+) -> Target {
     let ports = container.ports.iter().flatten();
     let named = ports.filter_map(|port| Some((port.name.clone()?, u16::try_from(port.container_port).ok()?)));
     let mut served = declared_ports(container);
     if served.is_empty() {
         served.push(DEFAULT_PORT);
     }
-    Target { pod_ip, http, served, named: named.collect() }
+    let running = running.map(|running| (running, command::names(container)));
+    Target { pod_ip, http, served, named: named.collect(), running }
 }

@@ -4,22 +4,23 @@
 //! `httpGet` is a function call into the container, no socket; a `tcpSocket` on a port that the
 //! container serves asks whether it takes calls, and a real connection is made otherwise.
 //!
-//! `exec` and `grpc` have no counterpart in a Wasm container: nothing can be executed beside the
-//! guest. Such a probe answers neither yes nor no ([`Answer::Unsupported`]): readiness and startup
-//! never come true, for nothing was checked, and liveness never kills, for nothing was found wrong.
-//! One event says so.
+//! An `exec` is a command in the container's sandbox, and a `grpc` asks the health service that the
+//! container has, by a call in memory or over its socket.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::Request;
 use http_body_util::{BodyExt, Empty};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::time::Instant;
 
+use super::{command, grpc_health};
+use crate::runtime::Container;
 use crate::wire::{HttpBody, HttpService};
 
 /// The numbers of one probe, with upstream's defaults.
@@ -80,8 +81,6 @@ pub enum Answer {
     Success,
     /// Why, in upstream's words where they exist.
     Failure(String),
-    /// Nothing can be found out; see the module's text.
-    Unsupported(String),
 }
 
 /// One probe of one container in its present life.
@@ -127,7 +126,6 @@ impl Tracker {
     pub fn record(&mut self, answer: &Answer, now: Instant) -> Option<bool> {
         self.asking = false;
         let ok = match answer {
-            Answer::Unsupported(_) => return None,
             Answer::Success => true,
             Answer::Failure(_) => false,
         };
@@ -159,27 +157,31 @@ pub struct Target {
     pub served: Vec<u16>,
     /// Named ports of the container.
     pub named: Vec<(String, u16)>,
+    /// The container itself, if it is running, and the names of its program.
+    pub running: Option<(Arc<dyn Container>, Vec<String>)>,
 }
 
 /// Asks one probe, within its timeout.
 pub async fn ask(probe: &core::Probe, target: &Target) -> Answer {
     let timeout = ProbePlan::of(probe).timeout;
-    let question = async {
-        if let Some(action) = &probe.http_get {
-            http_get(action, target).await
-        } else if let Some(action) = &probe.tcp_socket {
-            tcp_socket(action, target).await
-        } else if probe.exec.is_some() {
-            Answer::Unsupported("exec probes cannot be run in a Wasm container; use httpGet or tcpSocket".into())
-        } else if probe.grpc.is_some() {
-            Answer::Unsupported("grpc probes are not supported for Wasm containers; use httpGet or tcpSocket".into())
-        } else {
-            Answer::Unsupported("the probe has no handler".into())
-        }
-    };
-    tokio::time::timeout(timeout, question)
+    tokio::time::timeout(timeout, question(probe, target))
         .await
         .unwrap_or_else(|_| Answer::Failure("context deadline exceeded (no answer within the probe's timeout)".into()))
+}
+
+/// Boxed: the compiler loses sight of what the several questions hold while they wait.
+fn question<'a>(probe: &'a core::Probe, target: &'a Target) -> BoxFuture<'a, Answer> {
+    if let Some(action) = &probe.http_get {
+        Box::pin(http_get(action, target))
+    } else if let Some(action) = &probe.tcp_socket {
+        Box::pin(tcp_socket(action, target))
+    } else if let Some(action) = &probe.exec {
+        Box::pin(exec(action, target))
+    } else if let Some(action) = &probe.grpc {
+        Box::pin(grpc(action, target))
+    } else {
+        Box::pin(std::future::ready(Answer::Failure("missing probe handler".into())))
+    }
 }
 
 /// An `httpGet` action, of a probe or of a `preStop` hook.
@@ -230,6 +232,40 @@ async fn tcp_socket(action: &core::TCPSocketAction, target: &Target) -> Answer {
     match tokio::net::TcpStream::connect((host.as_str(), port)).await {
         Ok(_) => Answer::Success,
         Err(error) => Answer::Failure(format!("dial tcp {host}:{port}: {error}")),
+    }
+}
+
+/// An `exec` action, of a probe or of a hook.
+pub async fn exec(action: &core::ExecAction, target: &Target) -> Answer {
+    let Some((container, names)) = &target.running else {
+        return Answer::Failure("the container is not running".into());
+    };
+    let args = action.command.as_deref().unwrap_or_default();
+    match command::run(container, args, names).await {
+        Ok((0, _)) => Answer::Success,
+        Ok((code, said)) if said.trim().is_empty() => {
+            Answer::Failure(format!("command {:?} exited with {code}", args.join(" ")))
+        }
+        Ok((code, said)) => {
+            Answer::Failure(format!("command {:?} exited with {code}: {}", args.join(" "), said.trim()))
+        }
+        Err(why) => Answer::Failure(why),
+    }
+}
+
+async fn grpc(action: &core::GRPCAction, target: &Target) -> Answer {
+    let Ok(port) = u16::try_from(action.port) else {
+        return Answer::Failure(format!("couldn't find port: {}", action.port));
+    };
+    let address = SocketAddr::new(target.pod_ip, port);
+    let service = action.service.as_deref().unwrap_or_default();
+    let asked = match target.http.as_ref().filter(|_| target.served.contains(&port)) {
+        Some(http) => grpc_health::call(http.as_ref(), address, service).await,
+        None => grpc_health::dial(address, service).await,
+    };
+    match asked {
+        Ok(()) => Answer::Success,
+        Err(why) => Answer::Failure(why),
     }
 }
 
@@ -292,15 +328,6 @@ mod tests {
         assert!(tracker.take_due(later) && !tracker.take_due(later));
         tracker.record(&Answer::Success, later);
         assert_eq!(tracker.next(), Some(later + Duration::from_secs(10)));
-    }
-
-    #[test]
-    fn an_unsupported_probe_is_asked_once_and_says_nothing() {
-        let now = Instant::now();
-        let mut tracker = Tracker::new(ProbeKind::Startup, plan(), now, Duration::ZERO);
-        assert!(tracker.take_due(now));
-        assert_eq!(tracker.record(&Answer::Unsupported("exec".into()), now), None);
-        assert_eq!((tracker.next(), tracker.verdict), (None, None));
     }
 
     #[test]

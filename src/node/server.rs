@@ -1,4 +1,4 @@
-//! The node's own HTTP API, as the kubelet's: container logs, the node's pods, health and metrics.
+//! The node's own HTTP API, as the kubelet's: container logs, streams, the node's pods, health and metrics.
 //!
 //! TLS with a client certificate, always. Only the API server and `system:masters` are answered: logs
 //! are not for everybody, and nobody else has a reason to call.
@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use futures::stream;
 use http::StatusCode;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::context::{Context, Life};
 use super::log_reader;
 use super::metrics;
+use super::streams::{self, Sessions};
 use super::summary::Snapshot;
 use crate::reconcile::{ObjectKey, Shared};
 
@@ -45,6 +46,7 @@ pub struct NodeApi {
     pub pods: Shared<Pod>,
     /// When this process began to be the node.
     pub started_at: SystemTime,
+    pub sessions: Arc<Sessions>,
 }
 
 /// Serves until shutdown.
@@ -81,7 +83,7 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router) {
     let router = if allowed { router } else { Router::new().fallback(forbidden) };
     // A connection that breaks is its caller's affair.
     let _ = auto::Builder::new(TokioExecutor::new())
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(router))
         .await;
 }
 
@@ -105,6 +107,9 @@ fn router(api: NodeApi) -> Router {
         .route("/metrics/resource", get(resource_metrics))
         .route("/metrics/cadvisor", get(cadvisor_metrics))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
+        .route("/attach/{namespace}/{pod}/{container}", any(streams::attach))
+        .route("/exec/{namespace}/{pod}/{container}", any(streams::exec))
+        .route("/portForward/{namespace}/{pod}", any(streams::forward))
         .with_state(api)
 }
 

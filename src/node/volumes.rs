@@ -7,7 +7,7 @@
 //!
 //! An `emptyDir` is an ordinary directory; its `sizeLimit` is not enforced.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -43,6 +43,8 @@ pub struct Volumes {
 pub struct PodVolumes {
     dir: PathBuf,
     by_name: HashMap<String, PathBuf>,
+    /// Those that show what is in the API: nobody writes to them but the node, as upstream has it.
+    shown: HashSet<String>,
 }
 
 /// What keeps the volumes of one pod up to date.
@@ -64,12 +66,15 @@ impl Volumes {
         if !is_inside(uid) || uid.contains('/') {
             return Err(format!("the pod's uid {uid:?} cannot be a directory's name"));
         }
-        let mut volumes = PodVolumes { dir: self.root.join(uid), by_name: HashMap::new() };
+        let mut volumes = PodVolumes { dir: self.root.join(uid), by_name: HashMap::new(), shown: HashSet::new() };
         let mut sources = Sources::default();
         for volume in all(fields.pod) {
             let failed = |why: String| format!("MountVolume.SetUp failed for volume \"{}\" : {why}", volume.name);
             let path = self.mount_one(volume, fields, &volumes.dir, &mut sources).await.map_err(failed)?;
             volumes.by_name.insert(volume.name.clone(), path);
+            if payload::is_made_of_files(volume) {
+                volumes.shown.insert(volume.name.clone());
+            }
         }
         Ok((volumes, sources))
     }
@@ -141,6 +146,11 @@ impl Volumes {
         }
     }
 
+    /// A directory of the pod's own that is none of its volumes.
+    pub fn own_dir(&self, uid: &str, name: &str) -> PathBuf {
+        self.root.join(uid).join(name)
+    }
+
     /// Removes what a pod had on the disk.
     pub async fn remove(&self, uid: &str) {
         if !is_inside(uid) || uid.contains('/') {
@@ -207,7 +217,7 @@ impl PodVolumes {
                 (sub, None) => sub.clone(),
             };
             let host = sub_path(host, sub.as_deref().unwrap_or_default())?;
-            let read_only = wish.read_only == Some(true);
+            let read_only = self.is_read_only(wish);
             if host.is_dir() {
                 mounts.push(Mount { host, guest: wish.mount_path.clone(), read_only });
             } else {
@@ -215,6 +225,10 @@ impl PodVolumes {
             }
         }
         Ok(mounts)
+    }
+
+    fn is_read_only(&self, wish: &core::VolumeMount) -> bool {
+        wish.read_only == Some(true) || self.shown.contains(&wish.name)
     }
 
     /// Gives a single file as a directory at its parent.
@@ -240,7 +254,7 @@ impl PodVolumes {
         let _ = fs::remove_file(&target);
         fs::copy(host, &target).map_err(failed)?;
         if known.is_none() {
-            mounts.push(Mount { host: dir, guest: parent.to_owned(), read_only: wish.read_only == Some(true) });
+            mounts.push(Mount { host: dir, guest: parent.to_owned(), read_only: self.is_read_only(wish) });
         }
         Ok(())
     }

@@ -299,6 +299,7 @@ impl Worker {
         let image_id = launched.kept.image_id.clone();
         let name = self.plan.containers[index].name.clone();
         self.entry.set(&name, LogLife { run, log: Some(launched.log.clone()) });
+        self.entry.started(&name, &launched.container, &launched.console);
         self.entry.usage.begin(launched.about, launched.container.clone(), Instant::now());
         let state = launched.container.state();
         let slot = &mut self.slots[index];
@@ -309,7 +310,8 @@ impl Worker {
         if slot.served.is_some() && slot.registrations.is_empty() {
             self.admit_callers(index);
         }
-        self.spawn(async move { Outcome::Exited { index, run, exit: exit_of(state).await } });
+        let last_words = launched.last_words;
+        self.spawn(async move { Outcome::Exited { index, run, exit: last_words.of(exit_of(state).await).await } });
         self.step(Event::Started { index, run, image_id });
     }
 
@@ -365,8 +367,8 @@ impl Worker {
 
     fn target(&self, index: Index) -> Option<Target> {
         let container = Plan::container(&self.pod, index)?;
-        let http = self.slots.get(index)?.gate.present();
-        Some(launch::target(container, self.surroundings.as_ref()?.ip, http))
+        let slot = self.slots.get(index)?;
+        Some(launch::target(container, self.surroundings.as_ref()?.ip, slot.gate.present(), slot.container.clone()))
     }
 
     fn probe(&mut self, index: Index, run: u32, kind: ProbeKind) {

@@ -6,6 +6,7 @@
 //! [`fake`] is a runtime whose containers do what a test tells them.
 
 pub mod fake;
+mod toolbox;
 pub mod wasm;
 
 use std::net::IpAddr;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use crate::wire::{HttpService, Outbound};
@@ -58,6 +60,11 @@ pub struct Mount {
 /// Where a container's output goes. Called from the guest's thread: must not block.
 pub trait Output: Send + Sync + 'static {
     fn write(&self, stream: Stream, bytes: &[u8]);
+
+    /// Where a command's input comes from, once a life; `None`: there is none.
+    fn input(&self) -> Option<Reader> {
+        None
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,6 +167,36 @@ pub struct Usage {
     pub calls: u64,
 }
 
+/// What a command reads.
+pub type Reader = Box<dyn AsyncRead + Send + Sync + Unpin>;
+/// What a command writes to.
+pub type Writer = Box<dyn AsyncWrite + Send + Sync + Unpin>;
+
+/// A command to be run in a container, beside what runs there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecCommand {
+    /// argv: the command's name first.
+    pub args: Vec<String>,
+    /// The names by which the image's own program is called.
+    pub program_names: Vec<String>,
+}
+
+/// The streams of a command. Writers make a command wait whose output nobody takes.
+pub struct ExecStreams {
+    pub stdin: Reader,
+    pub stdout: Writer,
+    pub stderr: Writer,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecEnd {
+    /// As [`Exit::code`]; 127 for a command that there is not.
+    pub code: i32,
+    /// What the host has to say, to be shown with what the command wrote to standard error.
+    pub message: String,
+}
+
 /// Why an image cannot be run; the node shows the text in an event and a container state.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
@@ -224,4 +261,11 @@ pub trait Container: Send + Sync + 'static {
     async fn stop(&self, grace: Duration);
 
     fn usage(&self) -> Usage;
+
+    /// Runs one more command in the container's surroundings: its files, its variables, its limits. It
+    /// ends with the container, and when the future is dropped. The error says why nothing was run.
+    async fn exec(&self, command: ExecCommand, _streams: ExecStreams) -> Result<ExecEnd, String> {
+        let command = command.args.first().map_or("", String::as_str);
+        Err(format!("cannot run {command:?}: this runtime runs no commands in its containers"))
+    }
 }

@@ -16,5 +16,6 @@ mod registry;
 mod rollout;
 mod shop;
 mod sockets;
+mod streams;
 mod wagi;
 mod workloads;

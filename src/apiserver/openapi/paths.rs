@@ -95,8 +95,9 @@ impl<'a> Resource<'a> {
             };
             self.insert(paths, &format!("{root}/{}", info.plural), &[all], false, false);
         }
-        for subresource in info.subresources.iter().filter(|subresource| subresource.is_object()) {
-            let schema = of_subresource(info, subresource);
+        for subresource in info.subresources.iter().filter(|subresource| !subresource.is_proxy()) {
+            let stream = subresource.is_stream();
+            let schema = if stream { String::new() } else { of_subresource(info, subresource) };
             let gvk = match subresource.version {
                 "" => gvk(info.group, info.version, subresource.kind),
                 version => gvk(subresource.group, version, subresource.kind),
@@ -104,13 +105,21 @@ impl<'a> Resource<'a> {
             let verbs = subresource.verbs.iter();
             let operations: Vec<Operation<'_>> = verbs
                 .filter_map(|verb| self.verb(verb, &schema))
-                .map(|operation| {
-                    let id = self.id(operation.action, inside, &upper(subresource.name));
-                    Operation { id, gvk: gvk.clone(), ..operation }
+                .map(|operation| match stream {
+                    true => self.connect(operation, inside, subresource.name),
+                    false => Operation { id: self.id(operation.action, inside, &upper(subresource.name)), ..operation },
                 })
+                .map(|operation| Operation { gvk: gvk.clone(), ..operation })
                 .collect();
             self.insert(paths, &format!("{item}/{}", subresource.name), &operations, info.namespaced, true);
         }
+    }
+
+    /// An operation of a stream: what comes back is no object.
+    fn connect<'b>(&self, operation: Operation<'b>, inside: &str, name: &str) -> Operation<'b> {
+        let method = upper(operation.method);
+        let id = format!("connect{}{method}{inside}{}{}", self.tag(true), self.info.kind, upper(name));
+        Operation { id, action: "connect", answer: "", body: None, query: &[], ..operation }
     }
 
     fn collection_operations<'b>(&'b self, inside: &str, list_schema: &'b str) -> Vec<Operation<'b>> {
@@ -222,10 +231,15 @@ impl<'a> Resource<'a> {
         let query = operation.query.iter();
         let mut parameters: Vec<Value> =
             query.map(|(name, kind, text)| self.parameter(name, "query", kind, text)).collect();
-        let reference = |name: &str| json!({"$ref": self.dialect.reference(name)});
+        let reference = |name: &str| match name {
+            "" => json!({"type": "string"}),
+            name => json!({"$ref": self.dialect.reference(name)}),
+        };
         let types = if operation.method == "patch" { PATCH_TYPES } else { BODY_TYPES };
+        let answer_types =
+            if operation.answer.is_empty() { &["*/*"][..] } else { &["application/json", "application/yaml"] };
         let ok = match operation.method {
-            "post" => "201",
+            "post" if operation.action != "connect" => "201",
             _ => "200",
         };
         let mut written = json!({
@@ -243,7 +257,7 @@ impl<'a> Resource<'a> {
                 if let Some(body) = operation.body {
                     written["requestBody"] = json!({"content": content(types, body)});
                 }
-                let answer = content(&["application/json", "application/yaml"], operation.answer);
+                let answer = content(answer_types, operation.answer);
                 written["responses"] = json!({ok: {"description": "OK", "content": answer}});
             }
             Dialect::V2 => {
@@ -251,7 +265,7 @@ impl<'a> Resource<'a> {
                     parameters.push(json!({"name": "body", "in": "body", "required": true, "schema": reference(body)}));
                 }
                 written["consumes"] = json!(types);
-                written["produces"] = json!(["application/json", "application/yaml"]);
+                written["produces"] = json!(answer_types);
                 written["responses"] = json!({ok: {"description": "OK", "schema": reference(operation.answer)}});
             }
         }

@@ -86,7 +86,7 @@ pub fn components(infos: &[&KindInfo], dialect: Dialect) -> BTreeMap<String, Val
         builder.message_named(info.schema);
         builder.mark(info.schema, vec![gvk(info.group, info.version, info.kind)]);
         builder.list(info);
-        for subresource in info.subresources.iter().filter(|subresource| subresource.is_object()) {
+        for subresource in info.subresources.iter().filter(|subresource| !subresource.is_stream()) {
             let name = of_subresource(info, subresource);
             if name != info.schema {
                 let (group, version) = match subresource.version {

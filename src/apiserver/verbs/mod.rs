@@ -10,12 +10,14 @@ mod log;
 mod patch;
 mod proxy;
 mod scale;
+mod stream;
 mod update;
 pub mod watch;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::HeaderMap;
+use hyper::upgrade::OnUpgrade;
 
 use super::ApiServer;
 use super::measured;
@@ -34,6 +36,8 @@ pub struct Call {
     pub kind: &'static dyn Kind,
     pub query: Query,
     pub headers: HeaderMap,
+    /// The client's connection, if it asks for another protocol than HTTP.
+    pub upgrade: Option<OnUpgrade>,
 }
 
 impl Call {
@@ -83,6 +87,7 @@ async fn dispatch(call: Call, body: Body) -> Result<Response, ApiError> {
         ("update", "finalize") => finalize::finalize(&call, body).await,
         ("get", "log") => log::log(&call).await,
         ("get", "proxy") => proxy::get(&call).await,
+        ("get" | "create", "attach" | "exec" | "portforward") => stream::stream(call).await,
         ("get", "scale") => scale::get(&call),
         ("update", "scale") => scale::update(&call, body).await,
         ("patch", "scale") => scale::patch(&call, body).await,

@@ -299,9 +299,6 @@ impl Step<'_> {
             Answer::Failure(why) => {
                 self.tell(Some(index), true, "Unhealthy", format!("{} probe failed: {why}", kind.title()));
             }
-            Answer::Unsupported(why) => {
-                self.tell(Some(index), true, "ProbeUnsupported", format!("{} probe: {why}", kind.title()));
-            }
         }
         if failed && self.state.stage == Stage::Active {
             self.kill_unhealthy(index, kind);

@@ -13,8 +13,9 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use wasmtime::InstancePre;
 use wasmtime_wasi::p2::bindings::CommandPre;
 
-use super::super::{Container, RunState, Usage};
-use super::guest::{CallIo, CoreGuest, Guest, Surroundings};
+use super::super::{Container, ExecCommand, ExecEnd, ExecStreams, RunState, Usage};
+use super::exec;
+use super::guest::{CoreGuest, Guest, Io, Surroundings};
 use super::instance::new_store;
 use super::life::{Ending, KILLED_EXIT_CODE, Life, TERMINATED_EXIT_CODE, Verdict};
 use super::linker::{INITIALIZE, START};
@@ -26,35 +27,35 @@ pub struct CommandContainer {
     life: Arc<Life>,
     /// Held while it runs: a stopped command is drained when its task is gone.
     ending: watch::Sender<Option<Ending>>,
+    program: Script,
+    surroundings: Arc<Surroundings>,
 }
 
 impl CommandContainer {
     /// Starts the program.
     pub fn start(life: Arc<Life>, script: Script, surroundings: Arc<Surroundings>, slot: OwnedSemaphorePermit) -> Self {
-        let theirs = life.clone();
-        Self::spawn(life, async move {
+        let (theirs, around, program) = (life.clone(), surroundings.clone(), script.clone());
+        let guest = async move {
             let _occupied = theirs.count_instance(slot);
-            script.run(&theirs, &surroundings, None).await
-        })
+            program.run(&theirs, &around, Io::Container).await
+        };
+        Self::spawn(life, guest, script, surroundings)
     }
 
-    fn spawn(life: Arc<Life>, guest: impl Future<Output = wasmtime::Result<Ending>> + Send + 'static) -> Self {
+    fn spawn(
+        life: Arc<Life>,
+        guest: impl Future<Output = wasmtime::Result<Ending>> + Send + 'static,
+        program: Script,
+        surroundings: Arc<Surroundings>,
+    ) -> Self {
         let run = Guarded::new(life.clone(), guest);
         let ending = watch::Sender::new(None);
         let (theirs, stopped) = (life.clone(), ending.subscribe());
         tokio::spawn(async move {
-            let ending = match run.await {
-                Ok(Ok(ending)) => ending,
-                Ok(Err(error)) => match Verdict::of(&error) {
-                    Verdict::End(ending) => ending,
-                    Verdict::NoRoom(why) => Ending::error(KILLED_EXIT_CODE, why),
-                },
-                Err(Halt::Panicked(what)) => Ending::host_panic(&what),
-                Err(Halt::Killed) => stopped.borrow().clone().unwrap_or_else(killed),
-            };
+            let ending = ending_of(run.await, || stopped.borrow().clone().unwrap_or_else(killed));
             theirs.end(ending);
         });
-        Self { life, ending }
+        Self { life, ending, program, surroundings }
     }
 }
 
@@ -68,18 +69,13 @@ pub enum Script {
 }
 
 impl Script {
-    /// Runs it once, to its end: for the container's life, or for one call.
-    pub async fn run(
-        self,
-        life: &Arc<Life>,
-        surroundings: &Arc<Surroundings>,
-        call: Option<CallIo>,
-    ) -> wasmtime::Result<Ending> {
+    /// Runs it once, to its end: for the container's life, for one call, or beside it.
+    pub async fn run(self, life: &Arc<Life>, surroundings: &Arc<Surroundings>, io: Io) -> wasmtime::Result<Ending> {
         match self {
-            Self::Component(pre) => run_component(life, &pre, surroundings.guest(call)).await,
+            Self::Component(pre) => run_component(life, &pre, surroundings.guest(io)).await,
             Self::Core(pre) => {
                 let entry = surroundings.command().to_owned();
-                run_core(life, &pre, surroundings.core_guest(call)?, &entry).await
+                run_core(life, &pre, surroundings.core_guest(io)?, &entry).await
             }
         }
     }
@@ -116,7 +112,20 @@ async fn run_core(
     Ok(Ending::completed())
 }
 
-fn killed() -> Ending {
+/// What a command's run comes to; `killed` says how it ends that was interrupted.
+pub fn ending_of(run: Result<wasmtime::Result<Ending>, Halt>, killed: impl FnOnce() -> Ending) -> Ending {
+    match run {
+        Ok(Ok(ending)) => ending,
+        Ok(Err(error)) => match Verdict::of(&error) {
+            Verdict::End(ending) => ending,
+            Verdict::NoRoom(why) => Ending::error(KILLED_EXIT_CODE, why),
+        },
+        Err(Halt::Panicked(what)) => Ending::host_panic(&what),
+        Err(Halt::Killed) => killed(),
+    }
+}
+
+pub fn killed() -> Ending {
     Ending::error(KILLED_EXIT_CODE, "interrupted")
 }
 
@@ -140,5 +149,9 @@ impl Container for CommandContainer {
 
     fn usage(&self) -> Usage {
         self.life.usage()
+    }
+
+    async fn exec(&self, command: ExecCommand, streams: ExecStreams) -> Result<ExecEnd, String> {
+        exec::run(&self.life, &self.surroundings, Some(&self.program), command, streams).await
     }
 }

@@ -1,7 +1,8 @@
 //! What an instance sees of the world: exactly what its container was given.
 //!
 //! Arguments, variables, mounted directories, two output streams, clocks, random numbers and the
-//! node's way out for HTTP. Standard input is empty and nothing is inherited from the host's process.
+//! node's way out for HTTP. Standard input is empty unless a command's pod asks for it, and nothing is
+//! inherited from the host's process.
 //! What all instances share is made once per container; an instance takes references, so that making
 //! one costs next to nothing. Sockets: see [`super::sockets`].
 
@@ -10,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use wasmtime::component::{HasData, ResourceTable};
+use wasmtime_wasi::cli::AsyncStdinStream;
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::bindings::cli::environment::Host as EnvironmentHost;
@@ -18,6 +20,7 @@ use wasmtime_wasi::sockets::{WasiSocketsCtx, WasiSocketsCtxView};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use super::super::toolbox::Sight;
 use super::super::{ContainerSpec, Mount, Output, SandboxSpec, StartError, Stream};
 use super::limits::{Account, Limiter};
 use super::outbound::Hooks;
@@ -36,6 +39,17 @@ pub struct CallIo {
     pub env: Vec<(String, String)>,
     pub stdin: Bytes,
     pub stdout: Captured,
+}
+
+/// Where an instance's streams lead.
+pub enum Io {
+    /// To the container's log; there is no input.
+    Log,
+    /// To the container's log, and from its input where the pod asks for one.
+    Container,
+    Call(CallIo),
+    /// Where whoever runs a command beside the container says.
+    Beside(Box<dyn FnOnce(&mut WasiCtxBuilder) + Send>),
 }
 
 /// What the instances of a container share.
@@ -82,6 +96,33 @@ impl Surroundings {
         })
     }
 
+    /// The same surroundings for another command.
+    pub fn with_args(&self, args: Vec<String>) -> Self {
+        Self {
+            args,
+            env: self.env.clone(),
+            mounts: self.mounts.clone(),
+            filesystem: self.filesystem.clone(),
+            sockets: self.sockets.clone(),
+            network: self.network.clone(),
+            output: self.output.clone(),
+            caller: self.caller.clone(),
+            outbound: self.outbound.clone(),
+            memory: self.memory.clone(),
+            pod_memory: self.pod_memory.clone(),
+        }
+    }
+
+    /// What the host's own commands may see on the container's behalf.
+    pub fn sight(&self) -> Sight {
+        Sight {
+            mounts: self.mounts.clone(),
+            env: self.env.clone(),
+            caller: self.caller.clone(),
+            outbound: self.outbound.clone(),
+        }
+    }
+
     /// An account for one instance, or for what is held for one.
     pub fn limiter(&self) -> Limiter {
         Limiter::new(self.memory.clone(), self.pod_memory.clone())
@@ -102,9 +143,9 @@ impl Surroundings {
     }
 
     /// The state of a component's instance.
-    pub fn guest(self: &Arc<Self>, call: Option<CallIo>) -> Guest {
+    pub fn guest(self: &Arc<Self>, io: Io) -> Guest {
         let mut builder = WasiCtxBuilder::new();
-        let call_env = self.set_streams(&mut builder, call);
+        let call_env = self.set_streams(&mut builder, io);
         let mut wasi = builder.build();
         wasi.filesystem().clone_from(&self.filesystem);
         wasi.sockets().clone_from(&self.sockets);
@@ -124,27 +165,32 @@ impl Surroundings {
 
     /// The state of a core module's instance. It opens the mounts anew, since the older interface
     /// takes them only at the beginning.
-    pub fn core_guest(&self, call: Option<CallIo>) -> Result<CoreGuest, StartError> {
+    pub fn core_guest(&self, io: Io) -> Result<CoreGuest, StartError> {
         let mut builder = WasiCtxBuilder::new();
-        let call_env = self.set_streams(&mut builder, call);
+        let call_env = self.set_streams(&mut builder, io);
         builder.args(&self.args).envs(&environment(&self.env, &call_env));
         open_mounts(&mut builder, &self.mounts)?;
         Ok(CoreGuest { wasi: builder.build_p1(), limiter: self.limiter() })
     }
 
-    /// Sets the streams, those of a call where there is one; returns the call's variables.
-    fn set_streams(&self, builder: &mut WasiCtxBuilder, call: Option<CallIo>) -> Vec<(String, String)> {
-        builder.stderr(self.lines(Stream::Stderr)).max_random_size(MAX_RANDOM_BYTES);
-        match call {
-            Some(call) => {
+    /// Sets the streams; returns the variables of the call, where there is one.
+    fn set_streams(&self, builder: &mut WasiCtxBuilder, io: Io) -> Vec<(String, String)> {
+        builder.stdout(self.lines(Stream::Stdout)).stderr(self.lines(Stream::Stderr));
+        builder.max_random_size(MAX_RANDOM_BYTES);
+        match io {
+            Io::Log => {}
+            Io::Container => {
+                if let Some(input) = self.output.input() {
+                    builder.stdin(AsyncStdinStream::new(input));
+                }
+            }
+            Io::Call(call) => {
                 builder.stdin(MemoryInputPipe::new(call.stdin)).stdout(call.stdout);
-                call.env
+                return call.env;
             }
-            None => {
-                builder.stdout(self.lines(Stream::Stdout));
-                Vec::new()
-            }
+            Io::Beside(connect) => connect(builder),
         }
+        Vec::new()
     }
 }
 

@@ -27,9 +27,10 @@ use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
-use super::super::{Container, InstancePolicy, RunState, Usage};
+use super::super::{Container, ExecCommand, ExecEnd, ExecStreams, InstancePolicy, RunState, Usage};
 use super::body::{StreamingBody, collect_ready};
-use super::guest::{Guest, Surroundings};
+use super::exec;
+use super::guest::{Guest, Io, Surroundings};
 use super::instance::{new_store, wait_for_slot};
 use super::life::{Ending, KILLED_EXIT_CODE, Life, NotAdmitted, Occupied, Ticket, Verdict};
 use super::run::{Guarded, Halt};
@@ -146,6 +147,10 @@ impl Container for HttpContainer {
     fn usage(&self) -> Usage {
         self.0.life.usage()
     }
+
+    async fn exec(&self, command: ExecCommand, streams: ExecStreams) -> Result<ExecEnd, String> {
+        exec::run(&self.0.life, &self.0.surroundings, None, command, streams).await
+    }
 }
 
 #[async_trait::async_trait]
@@ -186,7 +191,7 @@ impl Server {
     async fn make(&self, slot: OwnedSemaphorePermit) -> wasmtime::Result<Box<Live>> {
         let occupied = self.life.count_instance(slot);
         let mut store =
-            new_store(&self.life.host.engine.engine, self.surroundings.guest(None), |guest| &mut guest.limiter);
+            new_store(&self.life.host.engine.engine, self.surroundings.guest(Io::Log), |guest| &mut guest.limiter);
         let proxy = self.pre.instantiate_async(&mut store).await?;
         Ok(Box::new(Live { store, proxy, served: 0, _occupied: occupied }))
     }

@@ -55,16 +55,16 @@ impl WasmSandbox {
         lives.retain(|life| life.strong_count() > 0);
         lives.push(Arc::downgrade(life));
     }
+}
 
-    /// Commands hold their place for as long as they run, so they do not wait for one.
-    fn slot_now(&self) -> Result<OwnedSemaphorePermit, StartError> {
-        self.host.slots.clone().try_acquire_owned().map_err(|_| {
-            let capacity = self.host.engine.capacity;
-            StartError::Other(format!(
-                "all {capacity} instances that this node can hold are in use; raise vm.max_map_count for more"
-            ))
-        })
-    }
+/// Commands hold their place for as long as they run, so they do not wait for one.
+pub fn slot_now(host: &Host) -> Result<OwnedSemaphorePermit, StartError> {
+    host.slots.clone().try_acquire_owned().map_err(|_| {
+        let capacity = host.engine.capacity;
+        StartError::Other(format!(
+            "all {capacity} instances that this node can hold are in use; raise vm.max_map_count for more"
+        ))
+    })
 }
 
 #[async_trait::async_trait]
@@ -92,7 +92,7 @@ impl Sandbox for WasmSandbox {
         if spec.grants.wagi {
             return Ok(Arc::new(WagiContainer::new(life, script, surroundings, spec.instances)));
         }
-        Ok(Arc::new(CommandContainer::start(life, script, surroundings, self.slot_now()?)))
+        Ok(Arc::new(CommandContainer::start(life, script, surroundings, slot_now(&self.host)?)))
     }
 }
 

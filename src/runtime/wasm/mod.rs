@@ -11,6 +11,7 @@
 //! | `limits`, `cpu`, `shares`, `run` | memory and processor time: charged, limited, shared out fairly |
 //! | `life`, `command`, `http`, `body`, `instance` | pods, containers, calls, and how they end |
 //! | `wagi`, `cgi` | calls answered by programs that know no HTTP |
+//! | `exec` | commands that are run in a container beside it |
 //!
 //! What a guest does wrong is its container's end and nobody else's: a trap, an exit, a limit passed, a
 //! host panic on its account. What is wrong with an image is said before anything runs. The host
@@ -23,6 +24,7 @@ mod cgi;
 mod command;
 mod cpu;
 mod engine;
+mod exec;
 mod guest;
 mod http;
 mod images;

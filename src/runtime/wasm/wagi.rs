@@ -18,10 +18,11 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
-use super::super::{Container, InstancePolicy, RunState, Stream, Usage};
+use super::super::{Container, ExecCommand, ExecEnd, ExecStreams, InstancePolicy, RunState, Stream, Usage};
 use super::cgi::{self, Answer};
 use super::command::Script;
-use super::guest::{CallIo, Surroundings};
+use super::exec;
+use super::guest::{CallIo, Io, Surroundings};
 use super::http::{RETRY_AFTER, UNWIND_TIME, undelivered};
 use super::instance::wait_for_slot;
 use super::life::{Ending, KILLED_EXIT_CODE, Life, NotAdmitted, Verdict};
@@ -80,6 +81,10 @@ impl Container for WagiContainer {
 
     fn usage(&self) -> Usage {
         self.0.life.usage()
+    }
+
+    async fn exec(&self, command: ExecCommand, streams: ExecStreams) -> Result<ExecEnd, String> {
+        exec::run(&self.0.life, &self.0.surroundings, Some(&self.0.script), command, streams).await
     }
 }
 
@@ -153,7 +158,7 @@ impl Server {
         let server = self.clone();
         let guest = async move {
             let _occupied = server.life.count_instance(slot);
-            server.script.clone().run(&server.life, &server.surroundings, Some(io)).await
+            server.script.clone().run(&server.life, &server.surroundings, Io::Call(io)).await
         };
         let ending = match Guarded::new(self.life.clone(), guest).await {
             Ok(Ok(ending)) => ending,

@@ -1,0 +1,142 @@
+//! The connections of one kubectl: pairs of SPDY streams, one for bytes and one for what went wrong.
+//!
+//! The client opens the error stream first, then the data stream with the same number; the connection to
+//! the pod begins with the second. When the pod has said all, both are ended.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::SplitStream;
+use tokio::io::{AsyncWriteExt, DuplexStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::Socket;
+use super::channels::Times;
+use super::forward::{Out, PIPE, Pod, To, next};
+use super::spdy::{self, Decoder, Encoder, Frame};
+
+/// Connections of one session at a time; a browser opens some six.
+const MAX_CONNECTIONS: usize = 128;
+/// Streams that said what they are for and whose partner has not come.
+const MAX_HALVES: usize = MAX_CONNECTIONS;
+
+/// The connections of one kubectl.
+pub struct Streams {
+    pod: Arc<Pod>,
+    outgoing: mpsc::Sender<Message>,
+    encoder: Encoder,
+    /// The error streams of connections whose bytes have not come yet, by the client's number.
+    halves: HashMap<String, u32>,
+    /// Where input goes, by stream.
+    inputs: HashMap<u32, DuplexStream>,
+    /// Owned here: they end with the session.
+    connections: JoinSet<()>,
+}
+
+impl Streams {
+    pub fn new(pod: Arc<Pod>, outgoing: mpsc::Sender<Message>) -> Self {
+        let (halves, inputs) = (HashMap::new(), HashMap::new());
+        Self { pod, outgoing, encoder: Encoder::new(), halves, inputs, connections: JoinSet::new() }
+    }
+
+    pub async fn listen(mut self, mut source: SplitStream<Socket>, times: &Times) {
+        let mut decoder = Decoder::new();
+        while let Some(bytes) = next(&mut source, times).await {
+            decoder.push(&bytes);
+            loop {
+                match decoder.next() {
+                    Ok(Some(Frame::GoAway)) => return,
+                    Ok(Some(frame)) => self.take(frame).await,
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::debug!(%error, pod = %self.pod.key.name, "a port-forward ended: not SPDY as it is spoken");
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn send(&self, frame: Bytes) {
+        // Without a receiver the session is ending anyway.
+        let _ = self.outgoing.send(Message::Binary(frame)).await;
+    }
+
+    async fn take(&mut self, frame: Frame) {
+        match frame {
+            Frame::Open { stream, fin, headers } => {
+                while self.connections.try_join_next().is_some() {}
+                match self.open(stream, &headers) {
+                    Ok(()) => {
+                        let reply = self.encoder.reply(stream);
+                        self.send(reply).await;
+                        if fin {
+                            self.inputs.remove(&stream);
+                        }
+                    }
+                    Err(why) => {
+                        tracing::debug!(why, pod = %self.pod.key.name, "a stream of a port-forward was refused");
+                        self.send(spdy::reset(stream, spdy::REFUSED_STREAM)).await;
+                    }
+                }
+            }
+            Frame::Data { stream, fin, bytes } => {
+                if let Some(input) = self.inputs.get_mut(&stream) {
+                    let gone = input.write_all(&bytes).await.is_err();
+                    if gone || fin {
+                        self.inputs.remove(&stream);
+                    }
+                }
+            }
+            // Its connection sees the end of its input, and whatever it still says is passed over there.
+            Frame::Reset { stream } => drop(self.inputs.remove(&stream)),
+            // A client's pings have odd numbers; even ones would be answers to ours.
+            Frame::Ping(id) if id % 2 == 1 => self.send(spdy::ping(id)).await,
+            Frame::Ping(_) | Frame::GoAway | Frame::Other => {}
+        }
+    }
+
+    /// Takes note of an error stream, or begins the connection of a data stream.
+    fn open(&mut self, stream: u32, headers: &[(String, String)]) -> Result<(), &'static str> {
+        let text = |name: &str| headers.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str());
+        let id = text("requestid").to_owned();
+        match text("streamtype") {
+            "error" if self.halves.len() >= MAX_HALVES => Err("too many error streams wait for their data streams"),
+            "error" => {
+                self.halves.insert(id, stream);
+                Ok(())
+            }
+            "data" if self.connections.len() >= MAX_CONNECTIONS => Err("too many connections"),
+            "data" => {
+                let port: u16 = text("port").parse().map_err(|_| "no port")?;
+                let errors = self.halves.remove(&id).ok_or("no error stream")?;
+                let (input, far) = tokio::io::duplex(PIPE);
+                self.inputs.insert(stream, input);
+                let (pod, outgoing) = (self.pod.clone(), self.outgoing.clone());
+                self.connections.spawn(connection(pod, port, stream, errors, far, outgoing));
+                Ok(())
+            }
+            _ => Err("neither error nor data"),
+        }
+    }
+}
+
+/// One connection, from its beginning to the ends of its two streams.
+async fn connection(
+    pod: Arc<Pod>,
+    port: u16,
+    stream: u32,
+    errors: u32,
+    input: DuplexStream,
+    outgoing: mpsc::Sender<Message>,
+) {
+    let out = Out { outgoing, to: To::Stream(stream) };
+    let complaint = pod.carry(port, input, &out).await.err().unwrap_or_default();
+    for last in [spdy::data(stream, true, b""), spdy::data(errors, true, complaint.as_bytes())] {
+        // Without a receiver the session is ending anyway.
+        let _ = out.outgoing.send(Message::Binary(last)).await;
+    }
+}
