@@ -44,8 +44,12 @@ pub async fn serve(options: NodeOptions, stop: CancellationToken) -> Result<()> 
         key_pem: member.key_pem.clone(),
     };
     let client = client::from_pem(&options.server, &tls.ca_pem, &tls.cert_pem, &tls.key_pem)?;
-    let wasm =
-        WasmRuntime::new(WasmConfig { cache_dir: Some(options.data_dir.join("cache")), ..WasmConfig::default() })?;
+    let wasm = WasmRuntime::new(WasmConfig {
+        cache_dir: Some(options.data_dir.join("cache")),
+        // The file that is running, even if another has come in its place meanwhile.
+        compiler: Some(PathBuf::from("/proc/self/exe")),
+        ..WasmConfig::default()
+    })?;
     let runtimes: Vec<Arc<dyn Runtime>> = vec![Arc::new(wasm)];
     let config = NodeConfig {
         name: options.name,

@@ -6,6 +6,7 @@
 pub mod apply;
 mod artifact;
 pub mod check;
+pub mod compile_module;
 pub mod completion;
 pub mod connect;
 pub mod delete;
@@ -63,6 +64,8 @@ pub enum Command {
     Check(check::Args),
     Version(version::Args),
     Completion(completion::Args),
+    #[command(hide = true)]
+    CompileModule(compile_module::Args),
 }
 
 impl Command {
@@ -85,6 +88,7 @@ impl Command {
             Self::Check(args) => check::run(args),
             Self::Version(args) => version::run(args),
             Self::Completion(args) => completion::run(args),
+            Self::CompileModule(args) => compile_module::run(args),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! condition with a deadline.
 
 mod cli;
+mod compile;
 mod faults;
 mod harness;
 mod healing;

@@ -75,9 +75,14 @@ impl AotCache {
 
     /// Keeps compiled code. Failure is logged: the next start compiles again.
     pub fn store(&self, digest: &str, form: Form, code: &[u8]) {
-        if let Err(error) = self.write(digest, form, code).and_then(|()| self.prune(MAX_BYTES)) {
+        if let Err(error) = self.keep(digest, form, code) {
             tracing::warn!(dir = %self.dir.display(), "cannot keep compiled code: {error}");
         }
+    }
+
+    /// Keeps compiled code, or says why not.
+    pub fn keep(&self, digest: &str, form: Form, code: &[u8]) -> io::Result<()> {
+        self.write(digest, form, code).and_then(|()| self.prune(MAX_BYTES))
     }
 
     /// Drops what is kept for this digest.

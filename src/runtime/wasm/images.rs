@@ -1,8 +1,8 @@
 //! Images made ready: compiled, linked, shared by every pod that uses them.
 //!
 //! Compiling is the one slow thing a node does for a pod, so it happens once per digest, however many
-//! pods ask at the same moment; on threads of its own, at low priority, so that a burst of new images
-//! starves no request; and its result is kept on disk ([`super::cache`]) and in memory while anyone
+//! pods ask at the same moment; in a child process ([`super::compiler`]) or, where there is none, on
+//! threads of its own at low priority, so that a burst of new images starves no request; and its result is kept on disk ([`super::cache`]) and in memory while anyone
 //! uses it (and a while longer for the latest few, so that a pod that comes back starts at once).
 
 use std::any::Any;
@@ -18,6 +18,7 @@ use wasmtime::{Engine, Module};
 use super::super::{Image, ImageError, ImageSource};
 use super::artifact::{self, Form, invalid};
 use super::cache::AotCache;
+use super::compiler::{Compiler, Outcome};
 use super::linker::{LinkError, Linkers, Program};
 
 /// Images kept in memory though nobody uses them at the moment; each holds its code, about a MiB.
@@ -44,12 +45,17 @@ impl Image for WasmImage {
     }
 }
 
+/// What came of making an image.
+type Made = Result<Arc<WasmImage>, ImageError>;
+
 type Slot = Arc<tokio::sync::Mutex<Weak<WasmImage>>>;
 
 /// All images of this process.
 pub struct Images {
     workshop: Arc<Workshop>,
     compilers: rayon::ThreadPool,
+    /// `None`: without a cache a child could hand over nothing, and not every program can be its own.
+    child: Option<Compiler>,
     /// By digest. The lock of a slot is held while its image is made.
     slots: Mutex<HashMap<String, Slot>>,
     latest: Mutex<VecDeque<Arc<WasmImage>>>,
@@ -63,7 +69,12 @@ struct Workshop {
 }
 
 impl Images {
-    pub fn new(engine: &Engine, linkers: Linkers, cache_dir: Option<&Path>) -> anyhow::Result<Self> {
+    pub fn new(
+        engine: &Engine,
+        linkers: Linkers,
+        cache_dir: Option<&Path>,
+        compiler: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         let cache = cache_dir.and_then(|dir| match AotCache::open(dir, engine) {
             Ok(cache) => Some(cache),
             Err(error) => {
@@ -75,7 +86,9 @@ impl Images {
             .thread_name(|index| format!("wasm-compile-{index}"))
             .start_handler(|_| lower_priority())
             .build()?;
+        let child = cache_dir.filter(|_| cache.is_some()).zip(compiler);
         Ok(Self {
+            child: child.map(|(dir, program)| Compiler::new(program, dir)),
             workshop: Arc::new(Workshop { engine: engine.clone(), linkers, cache }),
             compilers,
             slots: Mutex::default(),
@@ -84,15 +97,18 @@ impl Images {
     }
 
     /// The image of this source, made now if nobody has made it.
-    pub async fn prepare(&self, source: &ImageSource) -> Result<Arc<WasmImage>, ImageError> {
+    pub async fn prepare(&self, source: &ImageSource) -> Made {
         let slot = self.slot(&source.digest);
         let mut made = slot.lock().await;
         if let Some(image) = made.upgrade() {
             return Ok(image);
         }
         let image = match self.load_cached(source).await {
-            Some(image) => image,
-            None => self.compile(source).await?,
+            Some(image) => image?,
+            None => match self.compile_in_child(source).await {
+                Some(image) => image?,
+                None => self.compile(source).await?,
+            },
         };
         *made = Arc::downgrade(&image);
         self.keep(image.clone());
@@ -133,13 +149,31 @@ impl Images {
     }
 
     /// Loading takes under a millisecond, so it does not wait behind compilations.
-    async fn load_cached(&self, source: &ImageSource) -> Option<Arc<WasmImage>> {
+    async fn load_cached(&self, source: &ImageSource) -> Option<Made> {
         self.workshop.cache.as_ref()?;
         let (workshop, source) = (self.workshop.clone(), source.clone());
         tokio::task::spawn_blocking(move || workshop.load(&source)).await.ok().flatten()
     }
 
-    async fn compile(&self, source: &ImageSource) -> Result<Arc<WasmImage>, ImageError> {
+    /// `None`: it could not be done there, for no reason of the image's.
+    async fn compile_in_child(&self, source: &ImageSource) -> Option<Made> {
+        let started = std::time::Instant::now();
+        let why = match self.child.as_ref()?.compile(source).await {
+            Outcome::Kept => match self.load_cached(source).await {
+                Some(made) => {
+                    tracing::debug!(image = source.reference, elapsed = ?started.elapsed(), "compiled by a child");
+                    return Some(made);
+                }
+                None => "what it wrote cannot be loaded".to_owned(),
+            },
+            Outcome::Refused(why) => return Some(Err(ImageError::Invalid(why))),
+            Outcome::Unavailable(why) => why,
+        };
+        tracing::warn!(image = source.reference, "no child process compiles it, so this one does: {why}");
+        None
+    }
+
+    async fn compile(&self, source: &ImageSource) -> Made {
         let (tell, told) = oneshot::channel();
         let (workshop, theirs) = (self.workshop.clone(), source.clone());
         self.compilers.spawn(move || {
@@ -154,7 +188,7 @@ impl Images {
 }
 
 impl Workshop {
-    fn load(&self, source: &ImageSource) -> Option<Arc<WasmImage>> {
+    fn load(&self, source: &ImageSource) -> Option<Made> {
         let cache = self.cache.as_ref()?;
         let (form, code) = cache.load(&source.digest)?;
         // SAFETY: the cache only returns bytes that it wrote itself, for this engine, as its MAC proves.
@@ -165,8 +199,7 @@ impl Workshop {
             }
         };
         match loaded.map(|code| self.link(source, &code)) {
-            Ok(Ok(image)) => Some(image),
-            Ok(Err(_)) => None,
+            Ok(made) => Some(made),
             Err(error) => {
                 tracing::warn!(image = source.reference, "kept code does not load, compiling anew: {error:#}");
                 cache.remove(&source.digest);
@@ -175,7 +208,7 @@ impl Workshop {
         }
     }
 
-    fn compile(&self, source: &ImageSource) -> Result<Arc<WasmImage>, ImageError> {
+    fn compile(&self, source: &ImageSource) -> Made {
         let started = std::time::Instant::now();
         let (bytes, form) = artifact::read(&source.path, &source.reference, &source.digest)?;
         let compiled = match form {
@@ -194,7 +227,7 @@ impl Workshop {
         Ok(image)
     }
 
-    fn link(&self, source: &ImageSource, code: &Code) -> Result<Arc<WasmImage>, ImageError> {
+    fn link(&self, source: &ImageSource, code: &Code) -> Made {
         let linked = match code {
             Code::Module(module) => self.linkers.link_module(module),
             Code::Component(component) => self.linkers.link_component(component),

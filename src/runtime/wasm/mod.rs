@@ -3,7 +3,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `engine`, `ticker` | the engine, its pool of instances, the clock that interrupts |
-//! | `artifact`, `cache`, `images` | from a file to a program that is compiled, linked and kept |
+//! | `artifact`, `cache`, `images`, `compiler` | from a file to a program that is compiled, linked and kept |
 //! | `inspect` | what a module is and wants, for those who ask before it runs |
 //! | `linker` | what the host offers to programs, and what it says to those that want more |
 //! | `guest`, `output`, `outbound` | what one instance sees: files, variables, streams, the way out |
@@ -22,6 +22,7 @@ mod body;
 mod cache;
 mod cgi;
 mod command;
+mod compiler;
 mod cpu;
 mod engine;
 mod exec;
@@ -50,6 +51,7 @@ use anyhow::Context as _;
 use tokio::sync::Semaphore;
 
 pub use self::artifact::{MAX_MODULE_BYTES, digest_of};
+pub use self::compiler::{CompileRequest, compile_as_child};
 use self::engine::HostEngine;
 use self::guest::CoreGuest;
 use self::images::Images;
@@ -69,6 +71,9 @@ pub const ENGINE_VERSION: &str = "48.0.8";
 pub struct WasmConfig {
     /// Where compiled code is kept; `None`: nowhere.
     pub cache_dir: Option<PathBuf>,
+    /// This program's own file, by which images are compiled in a child process; it must have the hidden
+    /// command. `None`: they are compiled by this process.
+    pub compiler: Option<PathBuf>,
     /// Instances that may live at a time; `None`: as many as this machine's kernel settings allow, up
     /// to 4096.
     pub max_instances: Option<u32>,
@@ -78,7 +83,7 @@ pub struct WasmConfig {
 
 impl Default for WasmConfig {
     fn default() -> Self {
-        Self { cache_dir: None, max_instances: None, default_memory_limit: 1 << 30 }
+        Self { cache_dir: None, compiler: None, max_instances: None, default_memory_limit: 1 << 30 }
     }
 }
 
@@ -98,7 +103,8 @@ impl WasmRuntime {
         let linkers = Linkers::new(&engine.engine, unlimited_core_guest())
             .map_err(anyhow::Error::from)
             .context("cannot define the host's interfaces")?;
-        let images = Images::new(&engine.engine, linkers, config.cache_dir.as_deref())?;
+        let (cache, compiler) = (config.cache_dir.as_deref(), config.compiler.as_deref());
+        let images = Images::new(&engine.engine, linkers, cache, compiler)?;
         let slots = Arc::new(Semaphore::new(engine.capacity));
         tracing::debug!(instances = engine.capacity, pooled = engine.pooled, "WebAssembly host ready");
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
