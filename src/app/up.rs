@@ -32,6 +32,8 @@ pub struct UpConfig {
     pub images: PathBuf,
     pub service_cidr: Ipv4Net,
     pub pod_cidr: Ipv4Net,
+    /// As the nodes' flag of that name takes it.
+    pub eviction_hard: Option<String>,
 }
 
 /// How long the server and the nodes may take to get ready. Hundreds of milliseconds are usual; a
@@ -162,7 +164,7 @@ fn server_program(config: &UpConfig) -> Program {
 
 fn node_program(config: &UpConfig, number: u16) -> Program {
     let name = format!("node-{number}");
-    let args = vec![
+    let mut args = vec![
         "node".to_owned(),
         "--supervised".to_owned(),
         "--server".to_owned(),
@@ -180,6 +182,9 @@ fn node_program(config: &UpConfig, number: u16) -> Program {
         "--ingress-addr".to_owned(),
         config.ingress_addr.to_string(),
     ];
+    if let Some(thresholds) = &config.eviction_hard {
+        args.extend(["--eviction-hard".to_owned(), thresholds.clone()]);
+    }
     program(config, &name, args)
 }
 

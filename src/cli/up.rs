@@ -13,6 +13,7 @@ use super::{apply, block_on};
 use crate::app::kubeconfig;
 use crate::app::supervisor::Notice;
 use crate::app::up::{LocalCluster, Stage, UpConfig};
+use crate::node::Thresholds;
 
 /// How long the applied deployments may take to become available before the user is told.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -48,6 +49,14 @@ pub struct Args {
     /// The addresses of pods; each node gets a /18 of it.
     #[arg(long, value_name = "CIDR", default_value = "127.64.0.0/11")]
     pod_cidr: Ipv4Net,
+    /// Below what nodes evict pods [default: memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<2.5%].
+    #[arg(long, value_name = "SIGNAL<AMOUNT", value_parser = thresholds)]
+    eviction_hard: Option<String>,
+}
+
+/// Checked here, so that a mistake is seen before anything is started; read by each node.
+fn thresholds(text: &str) -> Result<String, String> {
+    text.parse::<Thresholds>().map(|_| text.to_owned())
 }
 
 /// `$XDG_DATA_HOME/coracle`, else `~/.local/share/coracle`.
@@ -68,6 +77,7 @@ pub fn run(args: Args) -> Result<()> {
         images: std::path::absolute(args.images)?,
         service_cidr: args.service_cidr,
         pod_cidr: args.pod_cidr,
+        eviction_hard: args.eviction_hard,
     };
     let manifests = args.file;
     block_on(1, async move {

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use http::Uri;
 use ipnet::IpNet;
 
+pub use super::pressure::Thresholds;
+
 /// The configuration of one node, checked by whoever made it (the command line).
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
@@ -38,6 +40,8 @@ pub struct NodeConfig {
     pub labels: BTreeMap<String, String>,
     /// How many pods the node takes.
     pub max_pods: u32,
+    /// Below which of the machine's resources pods are evicted.
+    pub eviction_hard: Thresholds,
 }
 
 impl NodeConfig {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dashmap::DashMap;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::node::v1::RuntimeClass;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::config::NodeConfig;
 use super::fields::{Allocatable, Fields};
@@ -111,6 +111,8 @@ pub struct Entry {
     pub log_dir: String,
     /// What its containers have used.
     pub usage: PodUsage,
+    /// Why the node lets the pod go, once it does.
+    eviction: watch::Sender<Option<String>>,
     lives: Mutex<HashMap<String, Life>>,
 }
 
@@ -125,7 +127,13 @@ pub struct Life {
 impl Register {
     pub fn add(&self, key: ObjectKey, uid: String) -> Arc<Entry> {
         let log_dir = format!("{}_{}_{uid}", key.namespace, key.name);
-        let entry = Arc::new(Entry { uid, log_dir, usage: PodUsage::default(), lives: Mutex::default() });
+        let entry = Arc::new(Entry {
+            uid,
+            log_dir,
+            usage: PodUsage::default(),
+            eviction: watch::Sender::new(None),
+            lives: Mutex::default(),
+        });
         self.pods.insert(key, entry.clone());
         entry
     }
@@ -150,6 +158,20 @@ impl Register {
 }
 
 impl Entry {
+    /// Lets the pod go, with these words.
+    pub fn evict(&self, message: String) {
+        self.eviction.send_replace(Some(message));
+    }
+
+    pub fn is_evicted(&self) -> bool {
+        self.eviction.borrow().is_some()
+    }
+
+    /// For the pod's worker.
+    pub fn evictions(&self) -> watch::Receiver<Option<String>> {
+        self.eviction.subscribe()
+    }
+
     pub fn set(&self, container: &str, life: Life) {
         self.lives.lock().unwrap_or_else(PoisonError::into_inner).insert(container.to_owned(), life);
     }

@@ -51,6 +51,8 @@ pub struct Options {
     /// Below the repository.
     pub manifests: Vec<&'static str>,
     pub images: Option<PathBuf>,
+    /// Further arguments of `up`.
+    pub arguments: Vec<&'static str>,
 }
 
 /// A running `coracle up`. Dropping it stops it.
@@ -229,6 +231,7 @@ fn launch(dir: &Path, api: SocketAddr, ingress: SocketAddr, options: &Options) -
     if let Some(images) = &options.images {
         command.arg("--images").arg(images);
     }
+    command.args(&options.arguments);
     let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("coracle starts");
     let output = Arc::new(Mutex::new(String::new()));
     let streams: [Box<dyn Read + Send>; 2] =
