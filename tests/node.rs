@@ -14,7 +14,7 @@ use coracle::apiserver::auth::User;
 use coracle::apiserver::auth::pki::{Credentials, Pki, signing_request};
 use coracle::apiserver::{ApiConfig, ApiServer};
 use coracle::client;
-use coracle::node::{self, ImageGc, NodeConfig, NodeTls};
+use coracle::node::{self, ImageGc, NodeConfig, NodeTls, Thresholds};
 use coracle::oci::Trust;
 use coracle::runtime::Stream;
 use coracle::runtime::fake::{Behaviour, FakeRuntime};
@@ -31,6 +31,8 @@ use tokio_util::sync::CancellationToken;
 /// How long a test waits for what must happen.
 const PATIENCE: Duration = Duration::from_secs(20);
 const NODE: &str = "n1";
+/// Whatever the machine that tests run on has left.
+const NEVER: &str = "memory.available<0,nodefs.available<0,nodefs.inodesFree<0";
 const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 /// A cluster of one node.
@@ -40,6 +42,7 @@ struct Cluster {
     client: kube::Client,
     runtime: FakeRuntime,
     pod_cidr: &'static str,
+    eviction_hard: Thresholds,
     node: Option<(CancellationToken, JoinHandle<anyhow::Result<()>>)>,
 }
 
@@ -54,7 +57,8 @@ impl Cluster {
         let client = client::in_process(server.router().layer(Extension(User::server())));
         std::fs::create_dir_all(dir.path().join("images/hello")).expect("a directory");
         std::fs::write(dir.path().join("images/hello/1.wasm"), b"one").expect("an image");
-        let mut cluster = Cluster { dir, pki, client, runtime, pod_cidr, node: None };
+        let eviction_hard = NEVER.parse().expect("thresholds");
+        let mut cluster = Cluster { dir, pki, client, runtime, pod_cidr, eviction_hard, node: None };
         cluster.start_node();
         let nodes: Api<Node> = Api::all(cluster.client.clone());
         within(await_condition(nodes, NODE, node_is_ready)).await.expect("a node");
@@ -80,6 +84,7 @@ impl Cluster {
             cluster_domain: NodeConfig::CLUSTER_DOMAIN.to_owned(),
             labels: BTreeMap::new(),
             max_pods: NodeConfig::MAX_PODS,
+            eviction_hard: self.eviction_hard,
         };
         let shutdown = CancellationToken::new();
         let runtime = Arc::new(self.runtime.clone());
@@ -345,4 +350,90 @@ async fn many_pods_become_ready() {
 fn copy_image(dir: &Path, name: &str) {
     std::fs::create_dir_all(dir.join("images").join(name)).expect("a directory");
     std::fs::write(dir.join("images").join(name).join("1.wasm"), name).expect("an image");
+}
+
+fn condition(node: &Node, kind: &str) -> Option<(String, String)> {
+    let conditions = node.status.as_ref()?.conditions.as_ref()?;
+    let found = conditions.iter().find(|known| known.type_ == kind)?;
+    Some((found.status.clone(), found.reason.clone().unwrap_or_default()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_short_of_memory_says_so_and_lets_the_pod_go_that_holds_too_much() {
+    let mut cluster = Cluster::start("127.89.0.0/24", FakeRuntime::serving()).await;
+    let nodes: Api<Node> = Api::all(cluster.client.clone());
+    let node = nodes.get(NODE).await.expect("a node");
+    assert_eq!(condition(&node, "MemoryPressure").map(|(status, _)| status).as_deref(), Some("False"));
+    // No machine has so much left.
+    cluster.stop_node().await;
+    cluster.eviction_hard =
+        "memory.available<8000Ti,nodefs.available<0,nodefs.inodesFree<0".parse().expect("thresholds");
+    cluster.start_node();
+    let pressed = |node: Option<&Node>| {
+        let memory = node.and_then(|node| condition(node, "MemoryPressure"));
+        memory == Some(("True".to_owned(), "KubeletHasInsufficientMemory".to_owned()))
+    };
+    within(await_condition(nodes, NODE, pressed)).await.expect("a watch");
+
+    let with_request = |memory: &str| {
+        json!({ "containers": [{ "name": "c", "image": "hello:1", "resources": {
+            "requests": { "memory": memory }, "limits": { "memory": memory },
+        } }] })
+    };
+    for (name, spec) in [("guaranteed", with_request("64Mi")), ("idle", one("hello:1")), ("greedy", one("hello:1"))] {
+        cluster.create(name, spec).await;
+        cluster.pod(name, is_ready).await;
+    }
+    // The one that is to go first holds first: the node may look at any moment.
+    for (name, held) in [("greedy", 5 << 20), ("guaranteed", 60 << 20)] {
+        cluster.runtime.latest(name, "c").expect("running").hold(held);
+    }
+    let failed = |pod: &Pod| pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Failed"));
+    let first = cluster.pod("greedy", failed).await;
+    let status = first.status.expect("a status");
+    assert_eq!(status.reason.as_deref(), Some("Evicted"));
+    let message = status.message.unwrap_or_default();
+    assert!(
+        message.starts_with("The node was low on resource: memory. Threshold quantity: 8000Ti, available: "),
+        "{message}"
+    );
+    assert!(
+        message.ends_with("Container c was using 5Mi, request is 0, has larger consumption of memory. "),
+        "{message}"
+    );
+    let target =
+        status.conditions.into_iter().flatten().find(|known| known.type_ == "DisruptionTarget").expect("a condition");
+    assert_eq!((target.status.as_str(), target.reason.as_deref()), ("True", Some("TerminationByKubelet")));
+    // Then the one within its request, since the machine is short still; never one that holds nothing.
+    let second = cluster.pod("guaranteed", failed).await;
+    assert!(second.status.and_then(|status| status.message).is_some_and(|message| !message.contains("Container c")));
+    assert!(is_ready(&cluster.pods().get("idle").await.expect("a pod")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_short_of_disk_lets_the_pod_go_whose_log_takes_most() {
+    let mut cluster = Cluster::start("127.90.0.0/24", FakeRuntime::serving()).await;
+    for name in ["chatty", "quiet"] {
+        cluster.create(name, one("hello:1")).await;
+        cluster.pod(name, is_ready).await;
+    }
+    cluster.stop_node().await;
+    cluster.eviction_hard =
+        "memory.available<0,nodefs.available<8000Ti,nodefs.inodesFree<0".parse().expect("thresholds");
+    cluster.start_node();
+    for (name, lines) in [("chatty", 5000), ("quiet", 1)] {
+        cluster.pod(name, |pod| restarts(pod) == 1 && is_ready(pod)).await;
+        let output = cluster.runtime.latest(name, "c").expect("running").spec.output.clone();
+        for _ in 0..lines {
+            output.write(Stream::Stdout, b"a line that takes its place on the disk, and another one beside it\n");
+        }
+    }
+    let failed = |pod: &Pod| pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Failed"));
+    let status = cluster.pod("chatty", failed).await.status.expect("a status");
+    assert_eq!(status.reason.as_deref(), Some("Evicted"));
+    let message = status.message.unwrap_or_default();
+    assert!(message.starts_with("The node was low on resource: ephemeral-storage. "), "{message}");
+    let nodes: Api<Node> = Api::all(cluster.client.clone());
+    let node = nodes.get(NODE).await.expect("a node");
+    assert_eq!(condition(&node, "DiskPressure"), Some(("True".to_owned(), "KubeletHasDiskPressure".to_owned())));
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::join::{Membership, join, membership};
 use crate::apiserver::auth::pki::create_private_dir;
 use crate::client;
-use crate::node::{ImageGc, NodeConfig, NodeTls};
+use crate::node::{ImageGc, NodeConfig, NodeTls, Thresholds};
 use crate::oci::Trust;
 use crate::runtime::Runtime;
 use crate::runtime::wasm::{WasmConfig, WasmRuntime};
@@ -31,6 +31,7 @@ pub struct NodeOptions {
     pub address: IpAddr,
     pub port: u16,
     pub ingress: Option<SocketAddr>,
+    pub eviction_hard: Thresholds,
 }
 
 /// Runs the node until `stop`.
@@ -67,6 +68,7 @@ pub async fn serve(options: NodeOptions, stop: CancellationToken) -> Result<()> 
         cluster_domain: NodeConfig::CLUSTER_DOMAIN.to_owned(),
         labels: BTreeMap::new(),
         max_pods: NodeConfig::MAX_PODS,
+        eviction_hard: options.eviction_hard,
     };
     crate::node::run(config, client, runtimes, stop).await
 }

@@ -9,6 +9,7 @@ use super::image_gc::ImageGcFlags;
 use super::registries::Registries;
 use super::{block_on, cores};
 use crate::app::node::{NodeOptions, serve};
+use crate::node::Thresholds;
 
 /// Run one node: the agent, the Wasm host and the service router.
 #[derive(Debug, clap::Args)]
@@ -44,6 +45,9 @@ pub struct Args {
     /// Where Ingress traffic comes in; left out, this node takes none.
     #[arg(long, value_name = "HOST:PORT")]
     ingress_addr: Option<SocketAddr>,
+    /// Below what pods are evicted [default: memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<2.5%].
+    #[arg(long, value_name = "SIGNAL<AMOUNT")]
+    eviction_hard: Option<Thresholds>,
     /// Stop when standard input ends.
     #[arg(long, hide = true)]
     supervised: bool,
@@ -85,5 +89,6 @@ fn resolve(args: Args) -> Result<NodeOptions> {
         address: args.address,
         port: args.port,
         ingress: args.ingress_addr,
+        eviction_hard: args.eviction_hard.unwrap_or_default(),
     })
 }

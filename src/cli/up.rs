@@ -15,6 +15,7 @@ use super::{apply, block_on};
 use crate::app::kubeconfig;
 use crate::app::supervisor::Notice;
 use crate::app::up::{LocalCluster, Stage, UpConfig};
+use crate::node::Thresholds;
 
 /// How long the applied deployments may take to become available before the user is told.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,6 +55,14 @@ pub struct Args {
     /// The addresses of pods; each node gets a /18 of it.
     #[arg(long, value_name = "CIDR", default_value = "127.64.0.0/11")]
     pod_cidr: Ipv4Net,
+    /// Below what nodes evict pods [default: memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<2.5%].
+    #[arg(long, value_name = "SIGNAL<AMOUNT", value_parser = thresholds)]
+    eviction_hard: Option<String>,
+}
+
+/// Checked here, so that a mistake is seen before anything is started; read by each node.
+fn thresholds(text: &str) -> Result<String, String> {
+    text.parse::<Thresholds>().map(|_| text.to_owned())
 }
 
 /// `$XDG_DATA_HOME/coracle`, else `~/.local/share/coracle`.
@@ -65,6 +74,8 @@ pub fn default_data_dir() -> PathBuf {
 
 pub fn run(args: Args) -> Result<()> {
     crate::telemetry::start("warn,kube_client=off");
+    let eviction =
+        args.eviction_hard.map(|thresholds| vec!["--eviction-hard".to_owned(), thresholds]).unwrap_or_default();
     let config = UpConfig {
         nodes: args.nodes,
         data_dir: std::path::absolute(args.data_dir)?,
@@ -72,7 +83,7 @@ pub fn run(args: Args) -> Result<()> {
         ingress_addr: args.ingress_addr,
         kubeconfig: args.kubeconfig.map_or_else(kubeconfig::default_path, Ok)?,
         images: std::path::absolute(args.images)?,
-        node_flags: [args.registries.checked_flags()?, args.image_gc.checked_flags()?].concat(),
+        node_flags: [args.registries.checked_flags()?, args.image_gc.checked_flags()?, eviction].concat(),
         service_cidr: args.service_cidr,
         pod_cidr: args.pod_cidr,
     };

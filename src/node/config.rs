@@ -8,6 +8,7 @@ use http::Uri;
 use ipnet::IpNet;
 
 use super::image_gc::ImageGc;
+pub use super::pressure::Thresholds;
 use crate::oci::Trust;
 
 /// The configuration of one node, checked by whoever made it (the command line).
@@ -45,6 +46,8 @@ pub struct NodeConfig {
     pub labels: BTreeMap<String, String>,
     /// How many pods the node takes.
     pub max_pods: u32,
+    /// Below which of the machine's resources pods are evicted.
+    pub eviction_hard: Thresholds,
 }
 
 impl NodeConfig {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use dashmap::DashMap;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::node::v1::RuntimeClass;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::config::NodeConfig;
 use super::console::Console;
@@ -112,6 +112,8 @@ pub struct Entry {
     pub log_dir: String,
     /// What its containers have used.
     pub usage: PodUsage,
+    /// Why the node lets the pod go, once it does.
+    eviction: watch::Sender<Option<String>>,
     lives: Mutex<HashMap<String, Life>>,
     /// Those that have been started. The worker owns them.
     running: Mutex<HashMap<String, Running>>,
@@ -134,9 +136,14 @@ struct Running {
 impl Register {
     pub fn add(&self, key: ObjectKey, uid: String) -> Arc<Entry> {
         let log_dir = format!("{}_{}_{uid}", key.namespace, key.name);
-        let entry =
-            Entry { uid, log_dir, usage: PodUsage::default(), lives: Mutex::default(), running: Mutex::default() };
-        let entry = Arc::new(entry);
+        let entry = Arc::new(Entry {
+            uid,
+            log_dir,
+            usage: PodUsage::default(),
+            eviction: watch::Sender::new(None),
+            lives: Mutex::default(),
+            running: Mutex::default(),
+        });
         self.pods.insert(key, entry.clone());
         entry
     }
@@ -161,6 +168,20 @@ impl Register {
 }
 
 impl Entry {
+    /// Lets the pod go, with these words.
+    pub fn evict(&self, message: String) {
+        self.eviction.send_replace(Some(message));
+    }
+
+    pub fn is_evicted(&self) -> bool {
+        self.eviction.borrow().is_some()
+    }
+
+    /// For the pod's worker.
+    pub fn evictions(&self) -> watch::Receiver<Option<String>> {
+        self.eviction.subscribe()
+    }
+
     pub fn set(&self, container: &str, life: Life) {
         self.lives.lock().unwrap_or_else(PoisonError::into_inner).insert(container.to_owned(), life);
     }

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use super::config::NodeConfig;
 use super::fields::Allocatable;
+use super::pressure::Pressure;
 
 /// How often the Lease is renewed; upstream's interval for a lease of 40 s.
 const LEASE_RENEWAL: Duration = Duration::from_secs(10);
@@ -39,7 +40,9 @@ pub(super) struct Heartbeat {
     facts: Facts,
     /// The port of the node's own API, as bound.
     port: u16,
-    /// The status is to be written now: the connection to the server has come back.
+    pressure: Mutex<Pressure>,
+    /// The status is to be written now: the connection to the server has come back, or a condition has
+    /// changed.
     due: Notify,
 }
 
@@ -67,7 +70,7 @@ impl Heartbeat {
         handlers: Vec<String>,
     ) -> Self {
         let facts = Facts::read(&config, runtime_version, handlers);
-        Heartbeat { client, config, facts, port: bound.port(), due: Notify::new() }
+        Heartbeat { client, config, facts, port: bound.port(), pressure: Mutex::default(), due: Notify::new() }
     }
 
     /// What pods may use, all of it: a Wasm host keeps nothing back.
@@ -82,6 +85,14 @@ impl Heartbeat {
     /// Writes `Ready=True` soon: called when a connection to the API server has been made.
     pub fn prompt(&self) {
         self.due.notify_one();
+    }
+
+    /// What the machine is short of; a change is written at once.
+    pub fn set_pressure(&self, pressure: Pressure) {
+        let before = std::mem::replace(&mut *self.pressure.lock().unwrap_or_else(PoisonError::into_inner), pressure);
+        if before != pressure {
+            self.due.notify_one();
+        }
     }
 
     /// Makes or updates the Node object; retries until the server answers.
@@ -242,6 +253,7 @@ impl Heartbeat {
             "ephemeral-storage": format!("{}Ki", self.facts.storage_bytes / 1024),
             "pods": self.config.max_pods.to_string(),
         });
+        let pressure = *self.pressure.lock().unwrap_or_else(PoisonError::into_inner);
         json!({
             "capacity": capacity,
             "allocatable": capacity,
@@ -252,7 +264,7 @@ impl Heartbeat {
             "daemonEndpoints": { "kubeletEndpoint": { "Port": self.port } },
             "nodeInfo": self.node_info(),
             "runtimeHandlers": self.facts.handlers.iter().map(|name| json!({ "name": name })).collect::<Vec<_>>(),
-            "conditions": conditions(known, jiff::Timestamp::now()),
+            "conditions": conditions(known, pressure, jiff::Timestamp::now()),
         })
     }
 
@@ -268,9 +280,9 @@ impl Heartbeat {
     }
 }
 
-/// The conditions of a node that is well. One that is known with the same status keeps the time of its
-/// last change.
-fn conditions(known: &[NodeCondition], now: jiff::Timestamp) -> Value {
+/// The conditions of a node that runs, under this pressure. One that is known with the same status keeps
+/// the time of its last change.
+fn conditions(known: &[NodeCondition], pressure: Pressure, now: jiff::Timestamp) -> Value {
     let condition = |kind: &str, status: &str, reason: &str, message: &str| {
         let same = known.iter().find(|known| known.type_ == kind && known.status == status);
         let since = same.and_then(|known| known.last_transition_time.as_ref()).map_or(now, |time| time.0);
@@ -279,9 +291,17 @@ fn conditions(known: &[NodeCondition], now: jiff::Timestamp) -> Value {
             "lastHeartbeatTime": seconds(now), "lastTransitionTime": seconds(since),
         })
     };
+    let memory = match pressure.memory {
+        true => ("True", "KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+        false => ("False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+    };
+    let disk = match pressure.disk {
+        true => ("True", "KubeletHasDiskPressure", "kubelet has disk pressure"),
+        false => ("False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+    };
     json!([
-        condition("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        condition("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        condition("MemoryPressure", memory.0, memory.1, memory.2),
+        condition("DiskPressure", disk.0, disk.1, disk.2),
         condition("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         condition("Ready", "True", "KubeletReady", "the Wasm host is ready"),
     ])

@@ -175,7 +175,7 @@ pub fn cadvisor(snapshot: &Snapshot) -> String {
 }
 
 /// cAdvisor's label set, sorted by name as its library writes it.
-fn labels<'a>(by_cpu: bool, values: [&'a str; 6]) -> Vec<(&'static str, &'a str)> {
+fn labels(by_cpu: bool, values: [&str; 6]) -> Vec<(&'static str, &str)> {
     let names = ["container", "id", "image", "name", "namespace", "pod"];
     let mut labels: Vec<(&str, &str)> = names.into_iter().zip(values).collect();
     if by_cpu {

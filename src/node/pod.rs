@@ -40,6 +40,8 @@ pub struct State {
     pub cells: Vec<Cell>,
     /// `status.startTime`.
     pub started_at: Timestamp,
+    /// Why the node let the pod go; empty if it did not.
+    pub evicted: String,
     /// When `activeDeadlineSeconds` ends.
     deadline: Option<Instant>,
 }
@@ -76,6 +78,8 @@ pub enum Cause {
     InitFailed,
     /// `activeDeadlineSeconds` have passed.
     Overdue,
+    /// The machine was short of something.
+    Evicted,
     /// Its deletion was asked for.
     Deleted,
     /// The API knows it no longer.
@@ -193,6 +197,10 @@ pub enum Event {
     Delete {
         grace: Duration,
     },
+    /// The machine is short of something, in these words.
+    Evict {
+        message: String,
+    },
     /// The API knows the pod no longer.
     Forgotten,
 }
@@ -275,6 +283,7 @@ impl State {
             stage: Stage::Preparing { retry: Some(now.at), failures: 0 },
             cells: vec![cell; plan.containers.len()],
             started_at: now.wall,
+            evicted: String::new(),
             deadline: plan.active_deadline.map(|after| now.at + after),
         }
     }

@@ -28,6 +28,10 @@ pub fn state(plan: &Plan, pod: &core::Pod, now: Moment) -> State {
         Some("Failed") if status.reason.as_deref() == Some("DeadlineExceeded") => {
             state.stage = Stage::Finished(Cause::Overdue);
         }
+        Some("Failed") if status.reason.as_deref() == Some("Evicted") => {
+            state.evicted = status.message.clone().unwrap_or_default();
+            state.stage = Stage::Finished(Cause::Evicted);
+        }
         Some("Failed") => state.stage = Stage::Finished(Cause::Completed),
         _ => {}
     }

@@ -95,7 +95,7 @@ pub fn differs(stored: Option<&core::PodStatus>, wanted: &core::PodStatus) -> bo
 
 fn phase(picture: &Picture<'_>) -> &'static str {
     let (plan, state) = (picture.plan, picture.state);
-    if let Stage::Finished(Cause::Overdue | Cause::InitFailed) = state.stage {
+    if let Stage::Finished(Cause::Overdue | Cause::InitFailed | Cause::Evicted) = state.stage {
         return "Failed";
     }
     if let Stage::Ending(ending) = &state.stage
@@ -132,11 +132,12 @@ fn explanation(state: &State) -> (Option<String>, Option<String>) {
         Stage::Ending(ending) => ending.cause,
         Stage::Preparing { .. } | Stage::Active => return (None, None),
     };
-    if cause != Cause::Overdue {
-        return (None, None);
-    }
-    let message = "Pod was active on the node longer than the specified deadline";
-    (Some("DeadlineExceeded".to_owned()), Some(message.to_owned()))
+    let (reason, message) = match cause {
+        Cause::Overdue => ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline"),
+        Cause::Evicted => ("Evicted", state.evicted.as_str()),
+        Cause::Completed | Cause::InitFailed | Cause::Deleted | Cause::Gone => return (None, None),
+    };
+    (Some(reason.to_owned()), Some(message.to_owned()))
 }
 
 fn conditions(picture: &Picture<'_>, phase: &str) -> Vec<core::PodCondition> {
@@ -174,6 +175,11 @@ fn conditions(picture: &Picture<'_>, phase: &str) -> Vec<core::PodCondition> {
         condition("Ready", ready(picture, containers.clone())),
         condition("ContainersReady", containers),
     ];
+    if !state.evicted.is_empty() {
+        let mut target = condition("DisruptionTarget", Ok(Some("TerminationByKubelet")));
+        target.message = Some(state.evicted.clone());
+        conditions.push(target);
+    }
     if !stored_conditions(picture.pod).iter().any(|known| known.type_ == "PodScheduled") {
         // Bound by its author rather than by a scheduler.
         conditions.push(condition("PodScheduled", Ok(None)));

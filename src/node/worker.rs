@@ -134,6 +134,7 @@ impl Worker {
         let first = news.borrow_and_update().clone();
         self.hear(first);
         self.step(Event::Tick);
+        let mut evictions = self.entry.evictions();
         while !self.done {
             self.write_if_due();
             let wake = self.wake();
@@ -144,6 +145,10 @@ impl Worker {
                     }
                     let latest = news.borrow_and_update().clone();
                     self.hear(latest);
+                }
+                Ok(()) = evictions.changed() => {
+                    let message = evictions.borrow_and_update().clone().unwrap_or_default();
+                    self.step(Event::Evict { message });
                 }
                 Some(outcome) = self.running.next(), if !self.running.is_empty() => self.take(outcome),
                 () = sleep_until(wake), if wake.is_some() => self.step(Event::Tick),

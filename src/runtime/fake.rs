@@ -147,6 +147,7 @@ pub struct FakeContainer {
     state: watch::Sender<RunState>,
     stopping: AtomicBool,
     calls: AtomicU64,
+    memory: AtomicU64,
 }
 
 impl FakeContainer {
@@ -162,6 +163,7 @@ impl FakeContainer {
             state: watch::Sender::new(RunState::Running { started_at }),
             stopping: AtomicBool::new(false),
             calls: AtomicU64::new(0),
+            memory: AtomicU64::new(0),
         });
         if let Behaviour::ExitAtOnce { code, reason, message } = &container.behaviour {
             container.end(*code, reason, message);
@@ -189,6 +191,11 @@ impl FakeContainer {
     /// Ends it as a trap would.
     pub fn trap(&self, message: &str) {
         self.end(134, "Error", message);
+    }
+
+    /// Lets it seem to hold so much memory.
+    pub fn hold(&self, bytes: u64) {
+        self.memory.store(bytes, Ordering::SeqCst);
     }
 
     /// Whether `stop` was called.
@@ -221,7 +228,8 @@ impl Container for FakeContainer {
     }
 
     fn usage(&self) -> Usage {
-        Usage { calls: self.calls.load(Ordering::SeqCst), ..Usage::default() }
+        let memory_bytes = self.memory.load(Ordering::SeqCst);
+        Usage { calls: self.calls.load(Ordering::SeqCst), memory_bytes, ..Usage::default() }
     }
 }
 

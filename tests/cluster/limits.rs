@@ -2,7 +2,8 @@
 
 use std::thread;
 
-use crate::harness::{Cluster, PATIENCE, eventually, http, kubectls};
+use crate::harness::{Cluster, Options, PATIENCE, eventually, http, kubectls};
+use crate::metrics::SPIN;
 
 /// A Deployment of one `faults` pod with these annotations (in YAML's flow style), its Service and
 /// Ingress.
@@ -92,4 +93,44 @@ fn a_wrong_annotation_is_named_with_what_is_allowed() {
         r#"{"spec":{"template":{"metadata":{"annotations":{"coracle.dev/request-timeout":"2s"}}}}}"#,
     ]);
     served(&cluster, "wrong.example");
+}
+
+#[test]
+fn a_machine_short_of_memory_is_tainted_and_its_pods_are_evicted() {
+    if kubectls().is_empty() {
+        return;
+    }
+    let images = tempfile::tempdir().expect("a directory");
+    std::fs::write(images.path().join("spin.wat"), SPIN).expect("written");
+    // No machine has so much left.
+    let args = vec!["--eviction-hard".to_owned(), "memory.available<8000Ti".to_owned()];
+    let cluster = Cluster::with(Options { images: Some(images.path().to_owned()), args, ..Options::default() });
+    eventually("the taint", PATIENCE, || {
+        let text = cluster.kubectl(&["describe", "node", "node-1"]);
+        let tainted = text.contains("node.kubernetes.io/memory-pressure:NoSchedule");
+        (tainted && text.contains("KubeletHasInsufficientMemory")).then_some(()).ok_or(text)
+    });
+    cluster.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: spin}\nspec:\n  tolerations:\n  - {key: node.kubernetes.io/memory-pressure, \
+         operator: Exists}\n  containers:\n  - {name: c, image: spin, resources: {requests: {memory: 1Mi}}}\n",
+    );
+    let pod = eventually("the eviction", PATIENCE, || {
+        let pod = cluster.get(&["pod", "spin"]);
+        (pod["status"]["phase"] == "Failed").then_some(pod.clone()).ok_or(pod)
+    });
+    assert_eq!(pod["status"]["reason"], "Evicted");
+    let message = pod["status"]["message"].as_str().unwrap_or_default();
+    assert!(
+        message.starts_with("The node was low on resource: memory. Threshold quantity: 8000Ti, available: "),
+        "{pod}"
+    );
+    assert!(
+        message.ends_with("Container c was using 2Mi, request is 1Mi, has larger consumption of memory. "),
+        "{pod}"
+    );
+    assert!(cluster.kubectl(&["describe", "pod", "spin"]).contains("Evicted"));
+    eventually("the event", PATIENCE, || {
+        let events = cluster.kubectl(&["get", "events", "--field-selector", "reason=Evicted"]);
+        events.contains("The node was low on resource: memory").then_some(()).ok_or(events)
+    });
 }

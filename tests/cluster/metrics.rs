@@ -7,7 +7,7 @@ use crate::harness::{Cluster, Options, PATIENCE, both, eventually, kubectls};
 use crate::limits::{faults, served};
 
 /// Loops for ever, holding two mebibytes.
-const SPIN: &[u8] = br#"(module (func (export "_start") (loop br 0)) (memory (export "memory") 32))"#;
+pub const SPIN: &[u8] = br#"(module (func (export "_start") (loop br 0)) (memory (export "memory") 32))"#;
 
 const SPIN_POD: &str = r#"
 apiVersion: v1

@@ -115,6 +115,6 @@ fn eight_hostile_guests_fail_no_request_of_their_neighbour() {
     eventually("the flood to be told", Duration::from_secs(30), || {
         let log = cluster.kubectl(&["logs", "logs", "--tail=30000"]);
         let told = log.contains("bytes of output in") && log.contains("lines were dropped here]");
-        told.then_some(()).ok_or_else(|| log.len())
+        told.then_some(()).ok_or(log.len())
     });
 }

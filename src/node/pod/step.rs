@@ -18,6 +18,9 @@ pub(super) const HEALTHY: Duration = Duration::from_secs(10);
 /// callers hanging. A probe's own `terminationGracePeriodSeconds` comes before this.
 pub(super) const UNHEALTHY_GRACE: Duration = Duration::from_secs(2);
 
+/// Upstream's, for a hard threshold.
+pub(super) const EVICTION_GRACE: Duration = Duration::from_secs(1);
+
 /// What follows from `event`. Changes `state`, returns what to do, in order.
 pub fn step(plan: &Plan, state: &mut State, event: Event, now: Moment) -> Vec<Action> {
     let mut step = Step { plan, state, now, actions: Vec::new() };
@@ -45,6 +48,7 @@ impl Step<'_> {
             Event::HookDone => self.ending(|ending| ending.hooks = ending.hooks.saturating_sub(1)),
             Event::Left => self.ending(|ending| ending.left = true),
             Event::Delete { grace } => self.end(Cause::Deleted, grace),
+            Event::Evict { message } => self.evict(message),
             Event::Forgotten => self.end(Cause::Gone, self.plan.grace),
         }
     }
@@ -350,6 +354,15 @@ impl Step<'_> {
         }
     }
 
+    /// The node needs what the pod holds: it ends almost at once, unless it is ending anyway.
+    fn evict(&mut self, message: String) {
+        if matches!(self.state.stage, Stage::Preparing { .. } | Stage::Active) {
+            self.tell(None, true, "Evicted", message.clone());
+            self.state.evicted = message;
+            self.end(Cause::Evicted, EVICTION_GRACE);
+        }
+    }
+
     /// Begins the end, or hastens one that has begun.
     fn end(&mut self, cause: Cause, grace: Duration) {
         let deadline = self.now.at + grace;
@@ -473,7 +486,7 @@ impl Step<'_> {
         match cause {
             Cause::Deleted => self.actions.push(Action::Remove),
             Cause::Gone => self.actions.push(Action::Done),
-            Cause::Completed | Cause::InitFailed | Cause::Overdue => {}
+            Cause::Completed | Cause::InitFailed | Cause::Overdue | Cause::Evicted => {}
         }
     }
 
