@@ -121,7 +121,7 @@ impl Launch {
             memory_limit: limit_units(container, "memory"),
             cpu_limit_millis: limit_millis(container, "cpu"),
             output: log.clone(),
-            grants: grants::of(&self.pod),
+            grants: grants::of(&self.pod, &found).map_err(config_error)?,
             instances: InstancePolicy::default(),
         };
         let started = self.sandbox.start(&spec).await.map_err(refused)?;
@@ -192,7 +192,7 @@ impl Launch {
     ) -> Result<(Found, Vec<Arc<Tracked>>), Refusal> {
         let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
         let (mut found, mut objects) = (Found::new(), Vec::new());
-        for name in env::references(namespace, container) {
+        for name in env::references(namespace, container).into_iter().chain(grants::references(&self.pod)) {
             let tracked = context.objects.track(&name);
             match tracked.get().await {
                 Lookup::Found(data) => {

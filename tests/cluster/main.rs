@@ -12,5 +12,6 @@ mod oracle;
 mod rollout;
 mod shop;
 mod sockets;
+mod visits;
 mod wagi;
 mod workloads;

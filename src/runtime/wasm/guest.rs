@@ -19,6 +19,7 @@ use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::super::{ContainerSpec, Mount, Output, SandboxSpec, StartError, Stream};
+use super::keyvalue::KeyValueStore;
 use super::limits::{Account, Limiter};
 use super::outbound::Hooks;
 use super::output::Lines;
@@ -46,6 +47,8 @@ pub struct Surroundings {
     filesystem: WasiFilesystemCtx,
     sockets: WasiSocketsCtx,
     network: Arc<PodNetwork>,
+    config: Vec<(String, String)>,
+    keyvalue: Option<Arc<KeyValueStore>>,
     output: Arc<dyn Output>,
     caller: Arc<Caller>,
     outbound: Arc<dyn Outbound>,
@@ -59,6 +62,7 @@ impl Surroundings {
         pod: &SandboxSpec,
         caller: Arc<Caller>,
         spec: &ContainerSpec,
+        keyvalue: Option<Arc<KeyValueStore>>,
         memory: Arc<Account>,
         pod_memory: Arc<Account>,
     ) -> Result<Self, StartError> {
@@ -74,6 +78,8 @@ impl Surroundings {
             filesystem: template.filesystem().clone(),
             sockets: template.sockets().clone(),
             network,
+            config: spec.grants.config.clone(),
+            keyvalue,
             output: spec.output.clone(),
             caller,
             outbound: pod.outbound.clone(),
@@ -176,6 +182,21 @@ pub struct Guest {
 }
 
 impl Guest {
+    /// The instance's resources, and the store that its pod asked for.
+    pub fn keyvalue(&mut self) -> (&mut ResourceTable, Option<&Arc<KeyValueStore>>) {
+        (&mut self.table, self.surroundings.keyvalue.as_ref())
+    }
+
+    /// The container's variables, then what its pod's ConfigMaps say.
+    pub fn config(&self) -> impl Iterator<Item = &(String, String)> {
+        self.surroundings.env.iter().chain(&self.surroundings.config)
+    }
+
+    /// Writes whole lines to the container's log.
+    pub fn log(&self, stream: Stream, lines: &str) {
+        self.surroundings.log(stream, lines);
+    }
+
     /// wasmtime's side of the instance's sockets, and ours.
     pub fn sockets(&mut self) -> (WasiSocketsCtxView<'_>, &mut Sockets) {
         (WasiSocketsCtxView { ctx: self.wasi.sockets(), table: &mut self.table }, &mut self.sockets)
