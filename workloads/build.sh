@@ -29,6 +29,7 @@ for service in hello storefront cart payment; do
 done
 build echo wasm32-wasip2 1
 build faults wasm32-wasip2 1
+build visits wasm32-wasip2 1
 build job wasm32-wasip2 1
 build worker wasm32-wasip1 1
 

@@ -6,7 +6,7 @@
 //! Datagrams go to pods by their own addresses; no Service forwards them. Pure but for the choice's
 //! chance.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::balance::{self, Draw};
 use super::dial;
@@ -36,6 +36,13 @@ pub(super) fn route(
     if transport == Transport::Udp {
         return datagram(table, caller, to);
     }
+    // Where a Service has led, that of the API server among them, whose endpoint may be the machine's.
+    if table.is_endpoint(to) {
+        return Ok(dial::reachable(to));
+    }
+    if is_localhost(to.ip()) {
+        return Ok(SocketAddr::new(caller.ip, to.port()));
+    }
     match find_address(table, caller, to.ip(), to.port()) {
         Destination::Inside(port) => endpoint(caller, &port),
         // This machine's own services are not the outside, whatever a pod may call there.
@@ -43,6 +50,12 @@ pub(super) fn route(
         Destination::Outside(host, _) | Destination::NoService(host) => Err(not_allowed(caller, &host)),
         Destination::NoPort(why) => Err(OutboundError::Refused(why)),
     }
+}
+
+/// Whether an address is what a pod calls itself by, and never the machine: the API server's endpoint may
+/// make it look like a pod's.
+fn is_localhost(ip: IpAddr) -> bool {
+    ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST
 }
 
 /// One endpoint, for this connection. Nobody waits for one to become ready: the guest's thread of
@@ -56,7 +69,7 @@ fn endpoint(caller: &Caller, port: &ServicePort) -> Result<SocketAddr, OutboundE
 }
 
 fn datagram(table: &RouteTable, caller: &Caller, to: SocketAddr) -> Result<SocketAddr, OutboundError> {
-    if to.ip() == caller.ip || table.is_pod(to.ip()) {
+    if to.ip() == caller.ip || (table.is_pod(to.ip()) && !is_localhost(to.ip())) {
         return Ok(to);
     }
     Err(OutboundError::Denied(format!("{to} is no pod of this cluster; datagrams go to pods alone")))
@@ -104,30 +117,32 @@ mod tests {
     use super::super::table::Objects;
     use super::*;
 
-    /// Two Services of namespace `shop`: `cart` with two pods, `empty` with none; one headless, one
-    /// that names a host outside.
+    /// Services of namespace `shop`: `cart` with two pods, `empty` with none, one headless, one that names
+    /// a host outside, and one whose endpoint is the machine's, as the API server's is.
     fn table() -> RouteTable {
         let service = |name: &str, spec: serde_json::Value| {
             let service = json!({ "metadata": { "namespace": "shop", "name": name }, "spec": spec });
             Arc::new(serde_json::from_value(service).expect("a Service"))
         };
-        let slice = |service: &str| {
+        let slice = |service: &str, endpoints: &[&str], port: u16| {
+            let endpoints: Vec<_> = endpoints.iter().map(|ip| json!({ "addresses": [ip] })).collect();
             let slice = json!({
                 "metadata": { "namespace": "shop", "name": service, "labels": { "kubernetes.io/service-name": service } },
-                "addressType": "IPv4", "ports": [{ "name": "p", "port": 8080 }],
-                "endpoints": [{ "addresses": ["127.64.0.1"] }, { "addresses": ["127.64.0.2"] }],
+                "addressType": "IPv4", "ports": [{ "name": "p", "port": port }], "endpoints": endpoints,
             });
             Arc::new(serde_json::from_value(slice).expect("a slice"))
         };
+        let pods = ["127.64.0.1", "127.64.0.2"];
         let ports = json!([{ "name": "p", "port": 6379, "targetPort": 8080 }]);
         let objects = Objects {
             services: &[
                 service("cart", json!({ "clusterIP": "127.96.0.9", "clusterIPs": ["127.96.0.9"], "ports": ports })),
                 service("empty", json!({ "clusterIP": "127.96.0.10", "ports": ports })),
+                service("api", json!({ "clusterIP": "127.96.0.1", "ports": [{ "name": "p", "port": 443 }] })),
                 service("peers", json!({ "clusterIP": "None", "ports": ports })),
                 service("far", json!({ "type": "ExternalName", "externalName": "db.example.com" })),
             ],
-            slices: &[slice("cart"), slice("peers")],
+            slices: &[slice("cart", &pods, 8080), slice("peers", &pods, 8080), slice("api", &["127.0.0.1"], 6443)],
             ingresses: &[],
             classes: &[],
             node: "node-0",
@@ -154,6 +169,9 @@ mod tests {
             ("127.64.0.1:9", "127.64.0.1:"),
             ("127.64.0.9:5000", "127.64.0.9:5000"),
             ("127.0.0.1:5000", "127.64.0.9:5000"),
+            ("127.96.0.1:443", "127.0.0.1:6443"),
+            ("127.0.0.1:6443", "127.0.0.1:6443"),
+            ("127.0.0.1:22", "127.64.0.9:22"),
             ("[::1]:5000", "127.64.0.9:5000"),
             ("192.0.2.7:443", "192.0.2.7:443"),
         ] {
@@ -168,9 +186,13 @@ mod tests {
             let error = tcp(to).expect_err(to);
             assert!(error.contains(why), "{to}: {error}");
         }
-        for (to, goes) in
-            [("127.64.0.2:53", true), ("127.64.0.9:53", true), ("127.96.0.9:6379", false), ("192.0.2.7:53", false)]
-        {
+        for (to, goes) in [
+            ("127.64.0.2:53", true),
+            ("127.64.0.9:53", true),
+            ("127.0.0.1:53", false),
+            ("127.96.0.9:6379", false),
+            ("192.0.2.7:53", false),
+        ] {
             assert_eq!(routed(to, Transport::Udp).is_ok(), goes, "{to}");
         }
     }

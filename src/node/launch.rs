@@ -140,7 +140,7 @@ impl Launch {
             cpu_limit_millis: limit_millis(container, "cpu"),
             cpu_request_millis: request_millis(container, "cpu"),
             output: console.clone(),
-            grants: grants::of(&self.pod),
+            grants: grants::of(&self.pod, &found).map_err(config_error)?,
             instances,
         };
         let started = self.sandbox.start(&spec).await.map_err(refused)?;
@@ -243,7 +243,7 @@ impl Launch {
     ) -> Result<(Found, Vec<Arc<Tracked>>), Refusal> {
         let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
         let (mut found, mut objects) = (Found::new(), Vec::new());
-        for name in env::references(namespace, container) {
+        for name in env::references(namespace, container).into_iter().chain(grants::references(&self.pod)) {
             let tracked = context.objects.track(&name);
             match tracked.get().await {
                 Lookup::Found(data) => {

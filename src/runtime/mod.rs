@@ -98,6 +98,19 @@ pub struct ContainerSpec {
 pub struct Grants {
     /// A program that knows no HTTP answers calls by CGI, an instance per request.
     pub wagi: bool,
+    /// What `wasi:config/store` tells beside the environment.
+    pub config: Vec<(String, String)>,
+    /// The store of `wasi:keyvalue`.
+    pub keyvalue: Option<KeyValue>,
+}
+
+/// Where a pod's key-value store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyValue {
+    /// In memory, as long as the pod is on this node.
+    Memory,
+    /// In a directory as the containers see it, on a volume of theirs.
+    Directory(String),
 }
 
 /// How the instances of an HTTP container are made, kept and bounded.

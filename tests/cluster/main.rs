@@ -18,5 +18,6 @@ mod rollout;
 mod shop;
 mod sockets;
 mod streams;
+mod visits;
 mod wagi;
 mod workloads;

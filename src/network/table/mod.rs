@@ -174,6 +174,11 @@ impl RouteTable {
         self.by_node_port.keys().copied()
     }
 
+    /// Whether a Service in use leads to just this address.
+    pub fn is_endpoint(&self, address: SocketAddr) -> bool {
+        self.health.contains_key(&address)
+    }
+
     /// Whether `ip` is some endpoint's: a pod, wherever it runs.
     pub fn is_pod(&self, ip: IpAddr) -> bool {
         self.pods.contains(&ip)

@@ -22,6 +22,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::super::toolbox::Sight;
 use super::super::{ContainerSpec, Mount, Output, SandboxSpec, StartError, Stream};
+use super::keyvalue::KeyValueStore;
 use super::limits::{Account, Limiter};
 use super::outbound::Hooks;
 use super::output::Lines;
@@ -53,6 +54,7 @@ pub enum Io {
 }
 
 /// What the instances of a container share.
+#[derive(Clone)]
 pub struct Surroundings {
     args: Vec<String>,
     env: Vec<(String, String)>,
@@ -60,6 +62,8 @@ pub struct Surroundings {
     filesystem: WasiFilesystemCtx,
     sockets: WasiSocketsCtx,
     network: Arc<PodNetwork>,
+    config: Vec<(String, String)>,
+    keyvalue: Option<Arc<KeyValueStore>>,
     output: Arc<dyn Output>,
     caller: Arc<Caller>,
     outbound: Arc<dyn Outbound>,
@@ -73,6 +77,7 @@ impl Surroundings {
         pod: &SandboxSpec,
         caller: Arc<Caller>,
         spec: &ContainerSpec,
+        keyvalue: Option<Arc<KeyValueStore>>,
         memory: Arc<Account>,
         pod_memory: Arc<Account>,
     ) -> Result<Self, StartError> {
@@ -88,6 +93,8 @@ impl Surroundings {
             filesystem: template.filesystem().clone(),
             sockets: template.sockets().clone(),
             network,
+            config: spec.grants.config.clone(),
+            keyvalue,
             output: spec.output.clone(),
             caller,
             outbound: pod.outbound.clone(),
@@ -98,19 +105,7 @@ impl Surroundings {
 
     /// The same surroundings for another command.
     pub fn with_args(&self, args: Vec<String>) -> Self {
-        Self {
-            args,
-            env: self.env.clone(),
-            mounts: self.mounts.clone(),
-            filesystem: self.filesystem.clone(),
-            sockets: self.sockets.clone(),
-            network: self.network.clone(),
-            output: self.output.clone(),
-            caller: self.caller.clone(),
-            outbound: self.outbound.clone(),
-            memory: self.memory.clone(),
-            pod_memory: self.pod_memory.clone(),
-        }
+        Self { args, ..self.clone() }
     }
 
     /// What the host's own commands may see on the container's behalf.
@@ -222,6 +217,21 @@ pub struct Guest {
 }
 
 impl Guest {
+    /// The instance's resources, and the store that its pod asked for.
+    pub fn keyvalue(&mut self) -> (&mut ResourceTable, Option<&Arc<KeyValueStore>>) {
+        (&mut self.table, self.surroundings.keyvalue.as_ref())
+    }
+
+    /// The container's variables, then what its pod's ConfigMaps say.
+    pub fn config(&self) -> impl Iterator<Item = &(String, String)> {
+        self.surroundings.env.iter().chain(&self.surroundings.config)
+    }
+
+    /// Writes whole lines to the container's log.
+    pub fn log(&self, stream: Stream, lines: &str) {
+        self.surroundings.log(stream, lines);
+    }
+
     /// wasmtime's side of the instance's sockets, and ours.
     pub fn sockets(&mut self) -> (WasiSocketsCtxView<'_>, &mut Sockets) {
         (WasiSocketsCtxView { ctx: self.wasi.sockets(), table: &mut self.table }, &mut self.sockets)

@@ -11,9 +11,10 @@ use super::command::{CommandContainer, Script};
 use super::guest::Surroundings;
 use super::http::HttpContainer;
 use super::images::WasmImage;
+use super::keyvalue::Stores;
 use super::life::{Ending, Host, KILLED_EXIT_CODE, Life};
 use super::limits::{Account, Limiter, Scope};
-use super::linker::Program;
+use super::linker::Entry;
 use super::wagi::WagiContainer;
 use crate::wire::Caller;
 
@@ -31,6 +32,7 @@ pub struct WasmSandbox {
     spec: SandboxSpec,
     caller: Arc<Caller>,
     memory: Arc<Account>,
+    stores: Stores,
     /// For containers that neither have a limit nor share one with their pod.
     default_memory_limit: u64,
     lives: Mutex<Vec<Weak<Life>>>,
@@ -39,12 +41,13 @@ pub struct WasmSandbox {
 impl WasmSandbox {
     pub fn new(host: Arc<Host>, spec: SandboxSpec, default_memory_limit: u64) -> Self {
         let caller = Caller { namespace: spec.namespace.as_str().into(), pod: spec.name.as_str().into(), ip: spec.ip };
-        let memory = Account::new(Scope::Pod, spec.memory_limit);
+        let memory = Arc::new(Account::new(Scope::Pod, spec.memory_limit));
         Self {
             host,
             spec,
             caller: Arc::new(caller),
-            memory: Arc::new(memory),
+            stores: Stores::new(memory.clone()),
+            memory,
             default_memory_limit,
             lives: Mutex::default(),
         }
@@ -74,20 +77,28 @@ impl Sandbox for WasmSandbox {
             return Err(StartError::Other("the image was not prepared by this runtime".to_owned()));
         };
         let program = image.program.as_ref().map_err(|why| StartError::MissingImport(why.clone()))?;
+        if let Some(why) = program.denied(&spec.grants) {
+            return Err(StartError::MissingImport(why));
+        }
         let limit = spec.memory_limit.or(self.spec.memory_limit.is_none().then_some(self.default_memory_limit));
         let memory = Arc::new(Account::new(Scope::Container, limit));
         let life = Life::begin(self.host.clone(), memory.clone(), spec);
-        let surroundings = Surroundings::new(&self.spec, self.caller.clone(), spec, memory, self.memory.clone())?;
+        let keyvalue = match &spec.grants.keyvalue {
+            Some(wanted) => Some(self.stores.open(wanted, &spec.mounts).await?),
+            None => None,
+        };
+        let (caller, pod_memory) = (self.caller.clone(), self.memory.clone());
+        let surroundings = Surroundings::new(&self.spec, caller, spec, keyvalue, memory, pod_memory)?;
         let surroundings = Arc::new(surroundings);
         self.remember(&life);
-        let script = match program.clone() {
-            Program::Http(pre) => {
+        let script = match program.entry.clone() {
+            Entry::Http(pre) => {
                 let container = HttpContainer::new(life, pre, surroundings, spec.instances);
                 container.probe().await;
                 return Ok(Arc::new(container));
             }
-            Program::Command(pre) => Script::Component(pre),
-            Program::Core(pre) => Script::Core(pre),
+            Entry::Command(pre) => Script::Component(pre),
+            Entry::Core(pre) => Script::Core(pre),
         };
         if spec.grants.wagi {
             return Ok(Arc::new(WagiContainer::new(life, script, surroundings, spec.instances)));

@@ -50,7 +50,8 @@ impl Account {
         self.peak.load(Relaxed)
     }
 
-    fn charge(&self, bytes: u64) -> Result<(), OutOfMemory> {
+    /// Counts what somebody holds, within the limit.
+    pub fn charge(&self, bytes: u64) -> Result<(), OutOfMemory> {
         let charged =
             self.used.fetch_update(Relaxed, Relaxed, |used| used.checked_add(bytes).filter(|&sum| sum <= self.limit));
         match charged {
@@ -65,7 +66,8 @@ impl Account {
         }
     }
 
-    fn release(&self, bytes: u64) {
+    /// Gives back what was charged.
+    pub fn release(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Relaxed);
     }
 }

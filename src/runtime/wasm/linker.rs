@@ -4,53 +4,16 @@
 //! grows by minor versions that stay compatible, so any `0.2.x` import is served by the newest one
 //! offered here. An import that nothing provides is reported by name, with the nearest that is.
 
-use std::fmt::Write as _;
-
 use wasmtime::component::{self, Component};
 use wasmtime::{Engine, Linker, Module, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::p2::bindings::cli::environment;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
+use super::super::Grants;
 use super::guest::{CoreGuest, Guest, SharedEnvironment, environment_of};
-use super::sockets;
-
-/// The version of every `wasi:` interface offered below.
-pub const WASI_VERSION: &str = "0.2.12";
-/// Interfaces offered to components, without the version.
-const INTERFACES: &[&str] = &[
-    "wasi:cli/environment",
-    "wasi:cli/exit",
-    "wasi:cli/stderr",
-    "wasi:cli/stdin",
-    "wasi:cli/stdout",
-    "wasi:cli/terminal-input",
-    "wasi:cli/terminal-output",
-    "wasi:cli/terminal-stderr",
-    "wasi:cli/terminal-stdin",
-    "wasi:cli/terminal-stdout",
-    "wasi:clocks/monotonic-clock",
-    "wasi:clocks/wall-clock",
-    "wasi:filesystem/preopens",
-    "wasi:filesystem/types",
-    "wasi:http/outgoing-handler",
-    "wasi:http/types",
-    "wasi:io/error",
-    "wasi:io/poll",
-    "wasi:io/streams",
-    "wasi:random/insecure",
-    "wasi:random/insecure-seed",
-    "wasi:random/random",
-    "wasi:sockets/instance-network",
-    "wasi:sockets/ip-name-lookup",
-    "wasi:sockets/network",
-    "wasi:sockets/tcp",
-    "wasi:sockets/tcp-create-socket",
-    "wasi:sockets/udp",
-    "wasi:sockets/udp-create-socket",
-];
-/// Missing imports listed in one message; the rest are counted.
-const MAX_LISTED: usize = 5;
+use super::imports::{WASI_VERSION, explain_missing_interface, listed, nearest};
+use super::{config, keyvalue, logging, sockets};
 
 const CORE_MODULE: &str = "wasi_snapshot_preview1";
 /// What a command begins with, and a reactor.
@@ -61,7 +24,26 @@ const RUN_EXPORT: &str = "wasi:cli/run@0.2.";
 
 /// A program that is ready to be instantiated.
 #[derive(Clone)]
-pub enum Program {
+pub struct Program {
+    pub entry: Entry,
+    /// The first of its imports that a pod must ask for a store for.
+    wants_keyvalue: Option<String>,
+}
+
+impl Program {
+    /// Why it may not run in a pod that asks for no more than this: an import that is not granted.
+    pub fn denied(&self, grants: &Grants) -> Option<String> {
+        let import = self.wants_keyvalue.as_ref().filter(|_| grants.keyvalue.is_none())?;
+        Some(format!(
+            "import `{import}` is not granted: the pod has to ask for a store by the annotation \
+             coracle.dev/keyvalue, which says `memory` or a directory on one of its volumes"
+        ))
+    }
+}
+
+/// Where a program begins.
+#[derive(Clone)]
+pub enum Entry {
     /// `wasi:http/incoming-handler`: an instance per request.
     Http(ProxyPre<Guest>),
     /// `wasi:cli/run`.
@@ -95,6 +77,9 @@ impl Linkers {
         component.allow_shadowing(true);
         environment::add_to_linker::<_, SharedEnvironment>(&mut component, environment_of)?;
         sockets::add_to_linker(&mut component)?;
+        config::add_to_linker(&mut component)?;
+        keyvalue::add_to_linker(&mut component)?;
+        logging::add_to_linker(&mut component)?;
         component.allow_shadowing(false);
 
         let mut core = Linker::new(engine);
@@ -122,10 +107,13 @@ impl Linkers {
         let other =
             |error: wasmtime::Error| LinkError::MissingImport(format!("{error:#} (offered: WASI {WASI_VERSION})"));
         let pre = self.component.instantiate_pre(component).map_err(other)?;
-        if http {
-            return ProxyPre::new(pre).map(Program::Http).map_err(other);
-        }
-        CommandPre::new(pre).map(Program::Command).map_err(other)
+        let mut imports = ty.imports(engine).map(|(name, _)| name);
+        let wants_keyvalue = imports.find(|name| name.starts_with("wasi:keyvalue/")).map(str::to_owned);
+        let entry = match http {
+            true => ProxyPre::new(pre).map(Entry::Http),
+            false => CommandPre::new(pre).map(Entry::Command),
+        };
+        Ok(Program { entry: entry.map_err(other)?, wants_keyvalue })
     }
 
     /// Links a core module, which must be a WASI 0.1 command or reactor.
@@ -150,7 +138,8 @@ impl Linkers {
             ));
         }
         let pre = self.core.instantiate_pre(module);
-        pre.map(Program::Core).map_err(|error| LinkError::MissingImport(format!("{error:#}")))
+        let pre = pre.map_err(|error| LinkError::MissingImport(format!("{error:#}")))?;
+        Ok(Program { entry: Entry::Core(pre), wants_keyvalue: None })
     }
 
     fn explain_missing_function(&self, module: &str, name: &str) -> Option<String> {
@@ -181,100 +170,4 @@ fn nothing_to_run(exports: &[&str]) -> String {
         text.push_str(" (WASI 0.3 is not served yet; build for 0.2)");
     }
     text
-}
-
-/// `None` if the interface is offered; otherwise why not, with what comes nearest.
-fn explain_missing_interface(import: &str) -> Option<String> {
-    let (name, version) = import.split_once('@').unwrap_or((import, ""));
-    if INTERFACES.contains(&name) {
-        return match version {
-            "" => None,
-            _ if version.starts_with("0.2.") && !version.contains('-') => None,
-            _ => Some(format!("import `{name}` is wanted in version {version}, offered is {WASI_VERSION}")),
-        };
-    }
-    let near = nearest(name, INTERFACES.iter().copied());
-    Some(match near {
-        Some(near) => format!("import `{import}` is not provided; the nearest offered is `{near}@{WASI_VERSION}`"),
-        None => format!("import `{import}` is not provided; offered are the interfaces of WASI {WASI_VERSION}"),
-    })
-}
-
-fn listed(missing: &[String]) -> String {
-    let shown = missing.iter().take(MAX_LISTED).map(String::as_str).collect::<Vec<_>>();
-    let mut text = shown.join("; ");
-    if missing.len() > MAX_LISTED {
-        let _ = write!(text, "; and {} more", missing.len() - MAX_LISTED);
-    }
-    text
-}
-
-/// The offered name with the fewest edits, if they are few enough to be a likeness.
-fn nearest<'a>(wanted: &str, offered: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let allowed = (wanted.len() / 3).max(2);
-    offered
-        .map(|name| (edits(wanted, name), name))
-        .min()
-        .filter(|&(distance, _)| distance <= allowed)
-        .map(|(_, name)| name)
-}
-
-/// Levenshtein's distance, in bytes, of names that are cut to a bounded length.
-fn edits(one: &str, two: &str) -> usize {
-    const MAX: usize = 96;
-    let (one, two) = (one.as_bytes(), two.as_bytes());
-    let (one, two) = (one.get(..MAX).unwrap_or(one), two.get(..MAX).unwrap_or(two));
-    let mut row: Vec<usize> = (0..=two.len()).collect();
-    for (i, a) in one.iter().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        if let Some(first) = row.first_mut() {
-            *first = left;
-        }
-        for (b, cell) in two.iter().zip(row.iter_mut().skip(1)) {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = *cell;
-            left = replaced.min(*cell + 1).min(left + 1);
-            *cell = left;
-        }
-    }
-    row.last().copied().unwrap_or(one.len())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn edits_are_counted() {
-        for (one, two, count) in
-            [("", "", 0), ("abc", "abc", 0), ("abc", "", 3), ("kitten", "sitting", 3), ("ab", "ba", 2)]
-        {
-            assert_eq!(edits(one, two), count, "{one} {two}");
-            assert_eq!(edits(two, one), count, "{two} {one}");
-        }
-    }
-
-    #[test]
-    fn missing_interfaces_are_explained() {
-        for offered in ["wasi:cli/environment@0.2.0", "wasi:http/types@0.2.99"] {
-            assert_eq!(explain_missing_interface(offered), None);
-        }
-        let cases = [
-            ("wasi:http/types@0.3.0", "import `wasi:http/types` is wanted in version 0.3.0, offered is 0.2.12"),
-            ("wasi:http/type@0.2.0", "the nearest offered is `wasi:http/types@0.2.12`"),
-            ("wasi:keyvalue/store@0.2.0-draft", "import `wasi:keyvalue/store@0.2.0-draft` is not provided"),
-            ("acme:billing/ledger", "offered are the interfaces of WASI 0.2.12"),
-        ];
-        for (import, part) in cases {
-            let why = explain_missing_interface(import).unwrap();
-            assert!(why.contains(part), "{import}: {why}");
-        }
-    }
-
-    #[test]
-    fn long_lists_are_cut() {
-        let many: Vec<String> = (0..9).map(|n| n.to_string()).collect();
-        assert_eq!(listed(&many), "0; 1; 2; 3; 4; and 4 more");
-    }
 }

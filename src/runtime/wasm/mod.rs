@@ -5,9 +5,10 @@
 //! | `engine`, `ticker` | the engine, its pool of instances, the clock that interrupts |
 //! | `artifact`, `cache`, `images`, `compiler` | from a file to a program that is compiled, linked and kept |
 //! | `inspect` | what a module is and wants, for those who ask before it runs |
-//! | `linker` | what the host offers to programs, and what it says to those that want more |
+//! | `linker`, `imports` | what the host offers to programs, and what it says to those that want more |
 //! | `guest`, `output`, `outbound` | what one instance sees: files, variables, streams, the way out |
 //! | `sockets` | `wasi:sockets` inside the pod's own address |
+//! | `config`, `keyvalue`, `logging` | the interfaces of WASI that are drafts yet |
 //! | `limits`, `cpu`, `shares`, `run` | memory and processor time: charged, limited, shared out fairly |
 //! | `life`, `command`, `http`, `body`, `instance` | pods, containers, calls, and how they end |
 //! | `wagi`, `cgi` | calls answered by programs that know no HTTP |
@@ -23,17 +24,21 @@ mod cache;
 mod cgi;
 mod command;
 mod compiler;
+mod config;
 mod cpu;
 mod engine;
 mod exec;
 mod guest;
 mod http;
 mod images;
+mod imports;
 mod inspect;
 mod instance;
+mod keyvalue;
 mod life;
 mod limits;
 mod linker;
+mod logging;
 mod outbound;
 mod output;
 mod run;

@@ -1,6 +1,7 @@
 //! The host as a whole, with the project's own guests and a few written out here.
 
 mod calls_by_cgi;
+mod capabilities;
 
 use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex};
@@ -538,6 +539,21 @@ async fn images_that_cannot_run_are_explained() {
     }
 }
 
+/// A component that would run if it had this.
+fn command_importing(import: &str) -> String {
+    format!(
+        r#"(component
+            (import {import})
+            (component $c (core module $m (func (export "run") (result i32) i32.const 0))
+              (core instance $i (instantiate $m))
+              (func $run (result (result)) (canon lift (core func $i "run")))
+              (instance $r (export "run" (func $run)))
+              (export "r" (instance $r)))
+            (instance $c (instantiate $c))
+            (export "wasi:cli/run@0.2.0" (instance $c "r")))"#
+    )
+}
+
 #[tokio::test]
 async fn missing_imports_are_named_with_the_nearest_offered() {
     let cases = [
@@ -560,6 +576,17 @@ async fn missing_imports_are_named_with_the_nearest_offered() {
                 (instance $c (instantiate $c))
                 (export "wasi:cli/run@0.2.0" (instance $c "r")))"#,
             "import `wasi:cli/environment` is wanted in version 0.3.0, offered is 0.2.12",
+        ),
+        (
+            &command_importing(r#""acme:billing/ledger@1.2.0" (instance)"#),
+            "import `acme:billing/ledger@1.2.0` is not provided: a component that exports it",
+        ),
+        (&command_importing(r#""launch" (func)"#), "import `launch` is not provided: it is no interface"),
+        (
+            &command_importing(
+                r#""wasi:cli/environment@0.2.0" (instance (export "get-planet" (func (result string))))"#,
+            ),
+            "get-planet",
         ),
     ];
     for (wat, part) in cases {

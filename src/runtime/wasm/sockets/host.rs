@@ -14,7 +14,7 @@ use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, SocketResult, TcpSocket
 use wasmtime_wasi::sockets::WasiSocketsCtxView;
 
 use super::super::guest::Guest;
-use super::super::linker::WASI_VERSION;
+use super::super::imports::WASI_VERSION;
 use super::{Sockets, bind_address, names};
 use crate::wire::Transport;
 
