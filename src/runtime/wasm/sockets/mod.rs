@@ -36,6 +36,8 @@ const MAX_SOCKETS: usize = 1024;
 const MAX_LOOKUPS: usize = 8;
 /// Addresses outside the cluster that a container has looked up and may connect to: the latest.
 const MAX_LEARNED: usize = 256;
+/// Senders of datagrams whom a container may answer, whoever they are: the latest.
+const MAX_HEARD: usize = 1024;
 
 /// What the instances of a container share of the network.
 pub struct PodNetwork {
@@ -44,12 +46,14 @@ pub struct PodNetwork {
     open: AtomicUsize,
     lookups: Arc<Semaphore>,
     learned: Mutex<VecDeque<IpAddr>>,
+    heard: Mutex<VecDeque<SocketAddr>>,
 }
 
 impl PodNetwork {
     pub fn new(caller: Arc<Caller>, outbound: Arc<dyn Outbound>) -> Arc<Self> {
-        let (lookups, learned) = (Arc::new(Semaphore::new(MAX_LOOKUPS)), Mutex::default());
-        Arc::new(Self { caller, outbound, open: AtomicUsize::new(0), lookups, learned })
+        let lookups = Arc::new(Semaphore::new(MAX_LOOKUPS));
+        let (learned, heard) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { caller, outbound, open: AtomicUsize::new(0), lookups, learned, heard })
     }
 
     /// Lets wasmtime ask here before any address is used.
@@ -70,14 +74,18 @@ impl PodNetwork {
     fn permits(&self, address: SocketAddr, usage: SocketAddrUse) -> bool {
         match usage {
             // Who may call this pod is for the network to decide, before it comes here.
-            SocketAddrUse::TcpAccept | SocketAddrUse::UdpReceive => true,
+            SocketAddrUse::TcpAccept => true,
+            SocketAddrUse::UdpReceive => {
+                self.hear(address);
+                true
+            }
             // A wildcard without a port is what the system binds by itself before it connects outside.
             SocketAddrUse::TcpBind | SocketAddrUse::UdpBind => {
                 address.ip() == self.own() || (address.ip().is_unspecified() && address.port() == 0)
             }
             SocketAddrUse::TcpListen => address.ip() == self.own(),
             SocketAddrUse::TcpConnect => self.route(address, Transport::Tcp) == Ok(address),
-            SocketAddrUse::UdpSend => self.route(address, Transport::Udp) == Ok(address),
+            SocketAddrUse::UdpSend => self.route(address, Transport::Udp) == Ok(address) || self.has_heard(address),
         }
     }
 
@@ -89,6 +97,21 @@ impl PodNetwork {
             Err(OutboundError::Denied(_)) if transport == Transport::Tcp && self.knows(to.ip()) => Ok(to),
             Err(error) => Err(error_code(&error)),
         }
+    }
+
+    /// Who has sent a datagram may be sent one: a connection would carry the answer too.
+    fn hear(&self, from: SocketAddr) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if !heard.contains(&from) {
+            if heard.len() == MAX_HEARD {
+                heard.pop_front();
+            }
+            heard.push_back(from);
+        }
+    }
+
+    fn has_heard(&self, from: SocketAddr) -> bool {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).contains(&from)
     }
 
     fn knows(&self, ip: IpAddr) -> bool {
@@ -268,8 +291,15 @@ mod tests {
         assert!(!permits("127.96.0.1:80", TcpConnect), "a Service's address is led to a pod before");
         assert!(permits("0.0.0.0:0", TcpBind) && !permits("0.0.0.0:0", TcpListen));
         for usage in [TcpAccept, UdpReceive] {
+            assert!(!permits("192.0.2.1:1234", UdpSend));
             assert!(permits("192.0.2.1:1234", usage), "{usage:?}");
         }
+        assert!(permits("192.0.2.1:1234", UdpSend), "who was heard is answered");
+        assert!(!permits("192.0.2.1:1235", UdpSend) && !permits("192.0.2.1:1234", TcpConnect));
+        for port in 1..=u16::try_from(MAX_HEARD).unwrap() {
+            network.hear(SocketAddr::from(([192, 0, 2, 2], port)));
+        }
+        assert!(!permits("192.0.2.1:1234", UdpSend), "the oldest is forgotten");
     }
 
     #[test]
