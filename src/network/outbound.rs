@@ -3,7 +3,7 @@
 //! Inside the cluster a guest may call Services, pods and itself (`localhost`), without a socket where
 //! the other is of this node. The world outside is closed unless the pod's owner opened it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use http::{Request, Response};
@@ -174,17 +174,50 @@ pub(super) fn find_address(table: &RouteTable, caller: &Caller, ip: IpAddr, port
     if let Some(port) = table.at(SocketAddr::new(ip, port)) {
         return Destination::Inside(port.clone());
     }
+    // Before it is looked for among the pods: the endpoint of the API server may be the machine's own.
+    if is_localhost(ip) {
+        return itself(caller, port);
+    }
     if table.is_pod(ip) || ip == caller.ip {
         return Destination::Inside(Arc::new(ServicePort::of_pods("pod", &[ip], port)));
     }
-    match ip {
-        IpAddr::V4(ip) if ip.octets() == [127, 0, 0, 1] => itself(caller, port),
-        IpAddr::V6(ip) if ip.is_loopback() => itself(caller, port),
-        ip => Destination::Outside(ip.to_string(), port),
-    }
+    Destination::Outside(ip.to_string(), port)
+}
+
+/// Whether an address is what a pod calls itself by, and never the machine.
+pub(super) fn is_localhost(ip: IpAddr) -> bool {
+    ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST
 }
 
 /// A pod's localhost is the pod.
 fn itself(caller: &Caller, port: u16) -> Destination {
     Destination::Inside(Arc::new(ServicePort::of_pods("localhost", &[caller.ip], port)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::network::table::Objects;
+
+    #[test]
+    fn localhost_is_the_pod_even_where_the_api_server_listens_there() {
+        let slice = serde_json::from_value(serde_json::json!({
+            "metadata": {
+                "name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"},
+            },
+            "addressType": "IPv4", "ports": [{"port": 6443}],
+            "endpoints": [{"addresses": ["127.0.0.1"], "conditions": {"ready": true}}],
+        }));
+        let slices = [Arc::new(slice.expect("a slice"))];
+        let table = RouteTable::build(&Objects { slices: &slices, ..Objects::default() }, None);
+        assert!(table.is_pod(IpAddr::from([127, 0, 0, 1])), "the slice makes it look like a pod's");
+        let caller = Caller { namespace: "shop".into(), pod: "cart".into(), ip: IpAddr::from([127, 64, 0, 9]) };
+        for host in ["127.0.0.1", "::1", "localhost"] {
+            let Destination::Inside(port) = find(&table, &caller, host, 6443) else { panic!("{host} is inside") };
+            let called: Vec<IpAddr> = port.endpoints.iter().map(|endpoint| endpoint.address.ip()).collect();
+            assert_eq!(called, [caller.ip], "{host}");
+        }
+    }
 }

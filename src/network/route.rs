@@ -6,11 +6,11 @@
 //! Datagrams go to pods by their own addresses; no Service forwards them. Pure but for the choice's
 //! chance.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use super::balance::{self, Draw};
 use super::dial;
-use super::outbound::{Destination, EXTERNAL_NAME_HOPS, find_address, is_inside, not_allowed};
+use super::outbound::{Destination, EXTERNAL_NAME_HOPS, find_address, is_inside, is_localhost, not_allowed};
 use super::table::{Resolved, RouteTable, ServiceKind, ServicePort};
 use crate::wire::{Caller, OutboundError, Transport};
 
@@ -50,12 +50,6 @@ pub(super) fn route(
         Destination::Outside(host, _) | Destination::NoService(host) => Err(not_allowed(caller, &host)),
         Destination::NoPort(why) => Err(OutboundError::Refused(why)),
     }
-}
-
-/// Whether an address is what a pod calls itself by, and never the machine: the API server's endpoint may
-/// make it look like a pod's.
-fn is_localhost(ip: IpAddr) -> bool {
-    ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST
 }
 
 /// One endpoint, for this connection. Nobody waits for one to become ready: the guest's thread of
