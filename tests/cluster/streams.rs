@@ -347,6 +347,16 @@ fn port_forward_reaches_pods_in_memory_and_by_socket() {
             stream.write_all(&bytes).expect("written");
         }
     });
+    // A server that never stops talking; it says when a client has gone.
+    let endless = TcpListener::bind(format!("{ip}:9002")).expect("the pod's address");
+    let (gone, left) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in endless.incoming() {
+            let mut stream = stream.expect("a connection");
+            while stream.write_all(&[b'x'; 4096]).is_ok() {}
+            gone.send(()).expect("the test");
+        }
+    });
     for kubectl in all_kubectls() {
         for what in ["pod/web", "service/web"] {
             let port = if what == "pod/web" { 8080 } else { 80 };
@@ -370,6 +380,12 @@ fn port_forward_reaches_pods_in_memory_and_by_socket() {
             stream.read_to_end(&mut bytes).expect("read");
             assert!(bytes == sent, "{} of {size} bytes", bytes.len());
         }
+        let (running, address) = forward(&cluster, &kubectl, "pod/tool", 9002);
+        let mut stream = TcpStream::connect(address).expect("a connection");
+        stream.read_exact(&mut [0; 10_000]).expect("read");
+        // A client that closes first tells SPDY only of the end of its input; what goes on ends with kubectl.
+        drop((stream, running));
+        left.recv_timeout(PATIENCE).expect("the server to see that its client has gone");
         // Nobody listens: the connection ends, and kubectl says why.
         let (mut running, address) = forward(&cluster, &kubectl, "pod/tool", 9001);
         let mut stream = TcpStream::connect(address).expect("a connection");

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::stream::SplitStream;
 use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::Socket;
@@ -32,14 +32,16 @@ pub struct Streams {
     halves: HashMap<String, u32>,
     /// Where input goes, by stream.
     inputs: HashMap<u32, DuplexStream>,
+    /// What can be cut, by stream, with the error stream that is to be ended then.
+    cuts: HashMap<u32, (AbortHandle, u32)>,
     /// Owned here: they end with the session.
     connections: JoinSet<()>,
 }
 
 impl Streams {
     pub fn new(pod: Arc<Pod>, outgoing: mpsc::Sender<Message>) -> Self {
-        let (halves, inputs) = (HashMap::new(), HashMap::new());
-        Self { pod, outgoing, encoder: Encoder::new(), halves, inputs, connections: JoinSet::new() }
+        let (halves, inputs, cuts) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { pod, outgoing, encoder: Encoder::new(), halves, inputs, cuts, connections: JoinSet::new() }
     }
 
     pub async fn listen(mut self, mut source: SplitStream<Socket>, times: &Times) {
@@ -69,6 +71,7 @@ impl Streams {
         match frame {
             Frame::Open { stream, fin, headers } => {
                 while self.connections.try_join_next().is_some() {}
+                self.cuts.retain(|_, (connection, _)| !connection.is_finished());
                 match self.open(stream, &headers) {
                     Ok(()) => {
                         let reply = self.encoder.reply(stream);
@@ -91,8 +94,14 @@ impl Streams {
                     }
                 }
             }
-            // Its connection sees the end of its input, and whatever it still says is passed over there.
-            Frame::Reset { stream } => drop(self.inputs.remove(&stream)),
+            Frame::Reset { stream } => {
+                self.inputs.remove(&stream);
+                if let Some((connection, errors)) = self.cuts.remove(&stream) {
+                    connection.abort();
+                    // The client waits for its end; one too many is passed over there.
+                    self.send(spdy::data(errors, true, b"")).await;
+                }
+            }
             // A client's pings have odd numbers; even ones would be answers to ours.
             Frame::Ping(id) if id % 2 == 1 => self.send(spdy::ping(id)).await,
             Frame::Ping(_) | Frame::GoAway | Frame::Other => {}
@@ -116,7 +125,8 @@ impl Streams {
                 let (input, far) = tokio::io::duplex(PIPE);
                 self.inputs.insert(stream, input);
                 let (pod, outgoing) = (self.pod.clone(), self.outgoing.clone());
-                self.connections.spawn(connection(pod, port, stream, errors, far, outgoing));
+                let cut = self.connections.spawn(connection(pod, port, stream, errors, far, outgoing));
+                self.cuts.insert(stream, (cut, errors));
                 Ok(())
             }
             _ => Err("neither error nor data"),
