@@ -85,7 +85,7 @@ enum Removing {
 enum Outcome {
     Event(Event),
     Prepared(Result<(Surroundings, Sources), (&'static str, String)>),
-    Launched { index: Index, run: u32, launched: Result<Launched, Refusal> },
+    Launched { index: Index, run: u32, launched: Box<Result<Launched, Refusal>> },
     Exited { index: Index, run: u32, exit: Exit },
     Listening { index: Index, listener: PodListener },
     VolumesChanged(Sources),
@@ -263,7 +263,7 @@ impl Worker {
                 self.step(Event::Prepared(Ok(())));
             }
             Outcome::Prepared(Err(why)) => self.step(Event::Prepared(Err(why))),
-            Outcome::Launched { index, run, launched } => self.launched(index, run, launched),
+            Outcome::Launched { index, run, launched } => self.launched(index, run, *launched),
             Outcome::Exited { index, run, exit } => self.exited(index, run, exit),
             Outcome::Listening { index, listener } => {
                 // The pod may have ended while its listener was being bound.
@@ -293,7 +293,7 @@ impl Worker {
             kept: self.slots[index].kept.clone(),
         };
         let context = self.context.clone();
-        self.spawn(async move { Outcome::Launched { index, run, launched: launch.go(&context).await } });
+        self.spawn(async move { Outcome::Launched { index, run, launched: Box::new(launch.go(&context).await) } });
     }
 
     fn launched(&mut self, index: Index, run: u32, launched: Result<Launched, Refusal>) {
