@@ -2,7 +2,7 @@
 //!
 //! The scheduler is a client of the API like any other. It follows pods, nodes and namespaces through
 //! the shared watches, keeps a [`snapshot`] of who is where, takes waiting pods from a [`queue`],
-//! [`decide`]s purely, and posts the binding ([`bind`]).
+//! [`decide()`]s purely, and posts the binding ([`bind`]).
 //!
 //! Decisions are made one after the other in memory and cost microseconds; bindings cross the API and
 //! cost a write each. So a decided pod is *assumed* on its node at once, the next decision counts on
