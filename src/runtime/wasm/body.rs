@@ -138,3 +138,31 @@ impl Drop for StreamingBody {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use futures::stream;
+    use http_body_util::StreamBody;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// A channel with so many messages in it, and nobody to send more.
+    fn filled<T>(messages: impl IntoIterator<Item = T>) -> mpsc::UnboundedReceiver<T> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        messages.into_iter().for_each(|message| sender.send(message).unwrap_or_default());
+        receiver
+    }
+
+    #[tokio::test]
+    async fn a_finished_answer_is_read_whole_by_a_task_that_has_done_enough_for_one_turn() {
+        let mut chunks = filled(["one", "two"].map(|text| Ok(Frame::data(Bytes::from(text)))));
+        let body: HyperOutgoingBody = StreamBody::new(stream::poll_fn(move |cx| chunks.poll_recv(cx))).boxed_unsync();
+        let mut work = filled(0..10_000);
+        while work.recv().now_or_never().is_some() {}
+        assert!(!work.is_empty(), "Tokio says \"not yet\" although there is more");
+        let body = collect_ready(body).expect("nothing is missing");
+        assert_eq!(body.collect().await.expect("a body").to_bytes(), "onetwo");
+    }
+}

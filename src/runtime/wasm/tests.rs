@@ -411,19 +411,6 @@ async fn instances_are_reused_when_asked_and_reaped_when_idle() {
     until("idle instances are gone", || container.usage().instances == 0).await;
 }
 
-/// Each call is complete at its first poll, so that this task never comes back to the scheduler, which
-/// would give it new turns for Tokio's channels.
-#[tokio::test]
-async fn many_calls_in_one_turn_of_a_task_are_all_answered() {
-    let bench = Bench::prebuilt("hello").await;
-    let (_container, http) = bench.start_http().await;
-    for count in 0..500 {
-        let answer = http.call(get("/version")).await;
-        let answer = answer.unwrap_or_else(|error| panic!("call {count}: {error}"));
-        assert_eq!(text(answer).await, "1\n");
-    }
-}
-
 #[tokio::test]
 async fn a_flood_of_output_arrives_in_whole_lines() {
     let bench = Bench::prebuilt("faults").await;
