@@ -40,8 +40,6 @@ use crate::wire::{CallError, HttpBody, HttpService};
 const MAX_IDLE_INSTANCES: usize = 64;
 /// What a refused caller is told to wait.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// How long killed calls may take to unwind before `stop` returns without them.
-pub const UNWIND_TIME: Duration = Duration::from_secs(5);
 
 /// A `wasi:http` container in its one life.
 #[derive(Clone)]
@@ -134,14 +132,7 @@ impl Container for HttpContainer {
         let life = &self.0.life;
         life.close();
         self.0.forget_idle();
-        if life.drained_within(grace).await {
-            life.end(Ending::completed());
-            return;
-        }
-        life.kill();
-        life.drained_within(UNWIND_TIME).await;
-        let message = format!("calls were still in flight after {grace:?} and were interrupted");
-        life.end(Ending::error(KILLED_EXIT_CODE, message));
+        life.end_calls(grace).await;
     }
 
     fn usage(&self) -> Usage {

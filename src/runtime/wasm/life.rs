@@ -24,6 +24,8 @@ const MAX_MESSAGE_BYTES: usize = 4096;
 
 /// 128 + SIGABRT, as of a process that aborts.
 pub const TRAP_EXIT_CODE: i32 = 134;
+/// How long killed calls may take to unwind before `stop` returns without them.
+const UNWIND_TIME: Duration = Duration::from_secs(5);
 /// 128 + SIGKILL.
 pub const KILLED_EXIT_CODE: i32 = 137;
 /// 128 + SIGTERM, as of a process that does not handle it.
@@ -168,6 +170,19 @@ impl Life {
     /// Like [`Self::wait_drained`], for at most this long. Whether it drained.
     pub async fn drained_within(&self, grace: Duration) -> bool {
         self.in_flight.load(SeqCst) == 0 || tokio::time::timeout(grace, self.wait_drained()).await.is_ok()
+    }
+
+    /// Ends a life that answers calls: those in flight have `grace` to finish, then they are interrupted.
+    pub async fn end_calls(&self, grace: Duration) {
+        self.close();
+        if self.drained_within(grace).await {
+            self.end(Ending::completed());
+            return;
+        }
+        self.kill();
+        self.drained_within(UNWIND_TIME).await;
+        let message = format!("calls were still in flight after {grace:?} and were interrupted");
+        self.end(Ending::error(KILLED_EXIT_CODE, message));
     }
 
     pub fn count_instance(self: &Arc<Self>, slot: OwnedSemaphorePermit) -> Occupied {

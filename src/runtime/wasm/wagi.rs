@@ -23,9 +23,9 @@ use super::cgi::{self, Answer};
 use super::command::Script;
 use super::exec;
 use super::guest::{CallIo, Io, Surroundings};
-use super::http::{RETRY_AFTER, UNWIND_TIME, undelivered};
+use super::http::{RETRY_AFTER, undelivered};
 use super::instance::wait_for_slot;
-use super::life::{Ending, KILLED_EXIT_CODE, Life, NotAdmitted, Verdict};
+use super::life::{Ending, Life, NotAdmitted, Verdict};
 use super::limits::{Limiter, OutOfMemory};
 use super::run::{Guarded, Halt};
 use crate::wire::{CallError, HttpBody, HttpService};
@@ -67,16 +67,7 @@ impl Container for WagiContainer {
     }
 
     async fn stop(&self, grace: Duration) {
-        let life = &self.0.life;
-        life.close();
-        if life.drained_within(grace).await {
-            life.end(Ending::completed());
-            return;
-        }
-        life.kill();
-        life.drained_within(UNWIND_TIME).await;
-        let message = format!("calls were still in flight after {grace:?} and were interrupted");
-        life.end(Ending::error(KILLED_EXIT_CODE, message));
+        self.0.life.end_calls(grace).await;
     }
 
     fn usage(&self) -> Usage {
