@@ -18,7 +18,6 @@ mod ingress;
 mod local;
 mod outbound;
 mod pods;
-mod replay;
 mod route;
 mod seek;
 mod serve;

@@ -28,6 +28,7 @@ mod image_gc;
 mod images;
 mod instances;
 mod ip;
+mod isolation;
 mod launch;
 mod local_images;
 mod log_reader;

@@ -5,9 +5,11 @@
 
 mod cli;
 mod compile;
+
 mod faults;
 mod harness;
 mod healing;
+mod isolation;
 mod kubectl;
 mod limits;
 mod metrics;

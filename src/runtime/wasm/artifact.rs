@@ -10,6 +10,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::super::ImageError;
+use super::life::bounded;
 
 /// The largest module read. Real ones have a few MiB; compiling takes memory of many times the size.
 pub const MAX_MODULE_BYTES: u64 = 128 << 20;
@@ -53,9 +54,9 @@ pub fn digest_of(bytes: &[u8]) -> String {
     })
 }
 
-/// The error for an image that is no use, naming it.
+/// The error for an image that is no use, naming it. A module may have names of any length.
 pub fn invalid(reference: &str, why: impl std::fmt::Display) -> ImageError {
-    ImageError::Invalid(format!("image {reference:?} cannot run: {why}"))
+    ImageError::Invalid(bounded(format!("image {reference:?} cannot run: {why}")))
 }
 
 /// What the bytes are, or in plain words why they are not WebAssembly.

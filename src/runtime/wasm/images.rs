@@ -15,10 +15,11 @@ use tokio::sync::oneshot;
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
-use super::super::{Image, ImageError, ImageSource};
+use super::super::{Image, ImageError, ImageSource, StartError};
 use super::artifact::{self, Form, invalid};
 use super::cache::AotCache;
 use super::compiler::{Compiler, Outcome};
+use super::life::bounded;
 use super::linker::{LinkError, Linkers, Program};
 
 /// Images kept in memory though nobody uses them at the moment; each holds its code, about a MiB.
@@ -43,6 +44,13 @@ impl Image for WasmImage {
     fn as_any(&self) -> &dyn Any {
         self
     }
+}
+
+/// The program of an image that this host made; the error is a container's that cannot start with it.
+pub fn program_of(image: &dyn Image) -> Result<&Program, StartError> {
+    let image = image.as_any().downcast_ref::<WasmImage>();
+    let image = image.ok_or_else(|| StartError::Other("the image was not prepared by this runtime".to_owned()))?;
+    image.program.as_ref().map_err(|why| StartError::MissingImport(why.clone()))
 }
 
 /// What came of making an image.
@@ -115,6 +123,13 @@ impl Images {
         Ok(image)
     }
 
+    /// An image of code that another host of this program compiled.
+    pub fn adopt(&self, source: &ImageSource, form: Form, code: &[u8]) -> Made {
+        let code = self.workshop.deserialize(form, code);
+        let code = code.map_err(|error| invalid(&source.reference, format!("{error:#}")))?;
+        self.workshop.link(source, &code)
+    }
+
     /// Drops compiled code of images that are not in `keep`; returns the bytes freed.
     pub async fn reclaim(&self, keep: &[String], bytes: u64) -> u64 {
         let (workshop, keep) = (self.workshop.clone(), keep.to_vec());
@@ -150,6 +165,17 @@ impl Images {
 
     /// Loading takes under a millisecond, so it does not wait behind compilations.
     async fn load_cached(&self, source: &ImageSource) -> Option<Made> {
+        match self.load(source).await? {
+            Ok(made) => Some(made),
+            Err(why) => {
+                tracing::warn!(image = source.reference, "kept code does not load, compiling anew: {why}");
+                None
+            }
+        }
+    }
+
+    /// What is kept of this image; in words why it does not load.
+    async fn load(&self, source: &ImageSource) -> Option<Result<Made, String>> {
         self.workshop.cache.as_ref()?;
         let (workshop, source) = (self.workshop.clone(), source.clone());
         tokio::task::spawn_blocking(move || workshop.load(&source)).await.ok().flatten()
@@ -159,12 +185,15 @@ impl Images {
     async fn compile_in_child(&self, source: &ImageSource) -> Option<Made> {
         let started = std::time::Instant::now();
         let why = match self.child.as_ref()?.compile(source).await {
-            Outcome::Kept => match self.load_cached(source).await {
-                Some(made) => {
+            Outcome::Kept => match self.load(source).await {
+                Some(Ok(made)) => {
                     tracing::debug!(image = source.reference, elapsed = ?started.elapsed(), "compiled by a child");
                     return Some(made);
                 }
-                None => "what it wrote cannot be loaded".to_owned(),
+                // Fresh from the compiler, it is the module that goes beyond what instances may have. It is
+                // not to be compiled again, and least of all here.
+                Some(Err(why)) => return Some(Err(invalid(&source.reference, why))),
+                None => "what it wrote cannot be read".to_owned(),
             },
             Outcome::Refused(why) => return Some(Err(ImageError::Invalid(why))),
             Outcome::Unavailable(why) => why,
@@ -188,22 +217,25 @@ impl Images {
 }
 
 impl Workshop {
-    fn load(&self, source: &ImageSource) -> Option<Made> {
+    fn load(&self, source: &ImageSource) -> Option<Result<Made, String>> {
         let cache = self.cache.as_ref()?;
         let (form, code) = cache.load(&source.digest)?;
-        // SAFETY: the cache only returns bytes that it wrote itself, for this engine, as its MAC proves.
-        let loaded = unsafe {
-            match form {
-                Form::Module => Module::deserialize(&self.engine, &code).map(Code::Module),
-                Form::Component => Component::deserialize(&self.engine, &code).map(Code::Component),
-            }
-        };
-        match loaded.map(|code| self.link(source, &code)) {
-            Ok(made) => Some(made),
+        match self.deserialize(form, &code).map(|code| self.link(source, &code)) {
+            Ok(made) => Some(Ok(made)),
             Err(error) => {
-                tracing::warn!(image = source.reference, "kept code does not load, compiling anew: {error:#}");
                 cache.remove(&source.digest);
-                None
+                Some(Err(format!("{error:#}")))
+            }
+        }
+    }
+
+    fn deserialize(&self, form: Form, code: &[u8]) -> wasmtime::Result<Code> {
+        // SAFETY: the cache only returns bytes that it wrote itself, for this engine, as its MAC proves; and
+        // a worker gets its code from the node that started it, of the same program, by a private socket.
+        unsafe {
+            match form {
+                Form::Module => Module::deserialize(&self.engine, code).map(Code::Module),
+                Form::Component => Component::deserialize(&self.engine, code).map(Code::Component),
             }
         }
     }
@@ -235,7 +267,9 @@ impl Workshop {
         let program = match linked {
             Ok(program) => Ok(program),
             Err(LinkError::NothingToRun(why)) => return Err(invalid(&source.reference, why)),
-            Err(LinkError::MissingImport(why)) => Err(format!("image {:?} cannot start: {why}", source.reference)),
+            Err(LinkError::MissingImport(why)) => {
+                Err(bounded(format!("image {:?} cannot start: {why}", source.reference)))
+            }
         };
         Ok(Arc::new(WasmImage { digest: source.digest.clone(), program }))
     }

@@ -4,13 +4,15 @@
 //! grows by minor versions that stay compatible, so any `0.2.x` import is served by the newest one
 //! offered here. An import that nothing provides is reported by name, with the nearest that is.
 
-use wasmtime::component::{self, Component};
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{self, Component, Type};
 use wasmtime::{Engine, Linker, Module, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::p2::bindings::cli::environment;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use super::super::Grants;
+use super::artifact::Form;
 use super::guest::{CoreGuest, Guest, SharedEnvironment, environment_of};
 use super::imports::{WASI_VERSION, explain_missing_interface, listed, nearest};
 use super::{config, keyvalue, logging, sockets};
@@ -38,6 +40,18 @@ impl Program {
             "import `{import}` is not granted: the pod has to ask for a store by the annotation \
              coracle.dev/keyvalue, which says `memory` or a directory on one of its volumes"
         ))
+    }
+}
+
+impl Program {
+    /// Its compiled code.
+    pub fn code(&self) -> wasmtime::Result<(Form, Vec<u8>)> {
+        let component = |pre: &component::InstancePre<Guest>| Ok((Form::Component, pre.component().serialize()?));
+        match &self.entry {
+            Entry::Http(pre) => component(pre.instance_pre()),
+            Entry::Command(pre) => component(pre.instance_pre()),
+            Entry::Core(pre) => Ok((Form::Module, pre.module().serialize()?)),
+        }
     }
 }
 
@@ -100,15 +114,18 @@ impl Linkers {
         if !http && !has(RUN_EXPORT) {
             return Err(LinkError::NothingToRun(nothing_to_run(&exports)));
         }
-        let missing: Vec<String> = ty.imports(engine).filter_map(|(name, _)| explain_missing_interface(name)).collect();
-        if !missing.is_empty() {
-            return Err(LinkError::MissingImport(listed(&missing)));
+        if let Some(missing) = listed(ty.imports(engine).filter_map(|(name, _)| explain_missing_interface(name))) {
+            return Err(LinkError::MissingImport(missing));
         }
         let other =
             |error: wasmtime::Error| LinkError::MissingImport(format!("{error:#} (offered: WASI {WASI_VERSION})"));
         let pre = self.component.instantiate_pre(component).map_err(other)?;
         let mut imports = ty.imports(engine).map(|(name, _)| name);
         let wants_keyvalue = imports.find(|name| name.starts_with("wasi:keyvalue/")).map(str::to_owned);
+        if !http && !runs_as_a_command(component) {
+            let why = "the function `run` of `wasi:cli/run` is not of the type `func() -> result`".to_owned();
+            return Err(LinkError::NothingToRun(why));
+        }
         let entry = match http {
             true => ProxyPre::new(pre).map(Entry::Http),
             false => CommandPre::new(pre).map(Entry::Command),
@@ -118,12 +135,10 @@ impl Linkers {
 
     /// Links a core module, which must be a WASI 0.1 command or reactor.
     pub fn link_module(&self, module: &Module) -> Result<Program, LinkError> {
-        let missing: Vec<String> = module
-            .imports()
-            .filter_map(|import| self.explain_missing_function(import.module(), import.name()))
-            .collect();
-        if !missing.is_empty() {
-            return Err(LinkError::MissingImport(listed(&missing)));
+        let missing =
+            module.imports().filter_map(|import| self.explain_missing_function(import.module(), import.name()));
+        if let Some(missing) = listed(missing) {
+            return Err(LinkError::MissingImport(missing));
         }
         // A reactor has no beginning of its own but `_initialize`.
         let runs = [START, INITIALIZE].iter().any(|name| {
@@ -159,6 +174,21 @@ impl Linkers {
             None => format!("{wanted}; offered to core modules is `{CORE_MODULE}` alone"),
         })
     }
+}
+
+/// Whether what is exported as [`RUN_EXPORT`] can be called as such. Nothing else looks at its type before it
+/// is called; one that is missing has words of its own.
+fn runs_as_a_command(component: &Component) -> bool {
+    let engine = component.engine();
+    let ty = component.component_type();
+    let instance = ty.exports(engine).find(|(name, _)| name.starts_with(RUN_EXPORT)).map(|(_, export)| export.ty);
+    let Some(ComponentItem::ComponentInstance(instance)) = instance else { return true };
+    let Some(ComponentItem::ComponentFunc(run)) = instance.get_export(engine, "run").map(|export| export.ty) else {
+        return true;
+    };
+    let mut results = run.results();
+    let only = matches!(results.next(), Some(Type::Result(result)) if result.ok().is_none() && result.err().is_none());
+    run.params().len() == 0 && only && results.next().is_none()
 }
 
 fn nothing_to_run(exports: &[&str]) -> String {

@@ -55,6 +55,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tokio::sync::Semaphore;
 
+use self::artifact::Form;
 pub use self::artifact::{MAX_MODULE_BYTES, digest_of};
 pub use self::compiler::{CompileRequest, compile_as_child};
 use self::engine::HostEngine;
@@ -119,6 +120,23 @@ impl WasmRuntime {
             images,
             default_memory_limit: config.default_memory_limit,
         })
+    }
+}
+
+/// Between hosts of this program: one compiles, the other runs.
+impl WasmRuntime {
+    /// The compiled code of an image, for [`Self::adopt`]; whether it is a component's. The error is that of
+    /// a container which cannot start with it.
+    pub fn compiled(image: &dyn Image) -> Result<(bool, Vec<u8>), StartError> {
+        let program = images::program_of(image)?;
+        let (form, code) = program.code().map_err(|error| StartError::Other(format!("{error:#}")))?;
+        Ok((form == Form::Component, code))
+    }
+
+    /// An image of compiled code. The code is believed: it must come from [`Self::compiled`].
+    pub fn adopt(&self, source: &ImageSource, component: bool, code: &[u8]) -> Result<Arc<dyn Image>, ImageError> {
+        let form = if component { Form::Component } else { Form::Module };
+        Ok(self.images.adopt(source, form, code)?)
     }
 }
 
