@@ -5,6 +5,7 @@
 
 mod cli;
 mod compile;
+mod corpus;
 
 mod faults;
 mod harness;
