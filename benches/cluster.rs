@@ -1,7 +1,7 @@
 //! The whole, through the binary: what a user of `coracle up` waits for, and what it weighs.
 //!
 //! `cargo bench --bench cluster` measures everything; `cargo bench --bench cluster -- heal kill` only
-//! the sections named: `start`, `apply`, `thousand`, `heal`, `kill`, `requests`. Each starts a cluster of
+//! the sections named: `start`, `apply`, `thousand`, `heal`, `kill`, `crash`, `requests`. Each starts a cluster of
 //! its own, on free ports, in a directory of its own. Nothing is asserted: the goals are printed beside
 //! the figures. `requests` needs `wrk` and `wasmtime` on the PATH, and says so when they are missing.
 
@@ -22,6 +22,7 @@ const SECTIONS: &[Section] = &[
     Section { name: "thousand", run: sections::thousand },
     Section { name: "heal", run: sections::heal },
     Section { name: "kill", run: sections::kill },
+    Section { name: "crash", run: sections::crash },
     Section { name: "requests", run: sections::requests },
 ];
 

@@ -45,6 +45,7 @@ mod pressure;
 mod probes;
 mod pull_secrets;
 mod recover;
+mod recovery;
 mod reference;
 mod routes;
 mod server;
@@ -196,6 +197,7 @@ fn context(
         machine: machine::Machine::new(&config.data_dir),
         starting: Context::starting(),
         writing: Context::writing(),
+        recovery: recovery::Recovery::default(),
         register: Register::default(),
         client,
         config: config.clone(),

@@ -74,6 +74,11 @@ fn a_worker_that_crashes_takes_its_own_pods_and_no_others_and_they_come_back() {
     kill(alone, Signal::KILL);
     assert_eq!(ended_and_back(&cluster, "alone", 137, "worker process was killed by signal 9 (SIGKILL)"), 1);
     served(&cluster, "alone.example");
+    let alone = worker_of(&cluster, "pod/default/alone-");
+    // One that hangs is as good as gone, and is made so.
+    kill(alone, Signal::STOP);
+    assert_eq!(ended_and_back(&cluster, "alone", 137, "stopped answering"), 2);
+    served(&cluster, "alone.example");
     assert_ne!(worker_of(&cluster, "pod/default/alone-"), alone);
     let (done, failed) = other.stop();
     assert!(failed.is_empty() && done > 0, "{failed:?}");

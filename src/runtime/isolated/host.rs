@@ -3,6 +3,7 @@
 //! It has no files but those that its pods mount, no environment, no way to gain rights, and ends with
 //! the socket. What it is told it believes: the compiled code comes from the node.
 
+use std::collections::VecDeque;
 use std::fmt::Display;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -29,6 +30,7 @@ use super::calls::{about, answered, call_failed, failed, full, unpack, whole};
 use super::frames::{self, CHUNK_BYTES, Channel, Frame, Incoming};
 use super::link::{self, Answers, Link};
 use super::outside::ThroughNode;
+use super::process::KEPT_IMAGES;
 use super::protocol::{Begin, Exec, Executed, ImageAbout, LifeId, PodAbout, Refusal, State, Stop, Told, worker};
 use crate::wire::{CallError, HttpBody};
 
@@ -57,7 +59,7 @@ pub async fn run() -> anyhow::Result<()> {
     let host = Host {
         runtime: WasmRuntime::new(config)?,
         node: Link::open(asks).await?,
-        images: DashMap::new(),
+        images: Mutex::default(),
         pods: DashMap::new(),
         lives: Arc::default(),
     };
@@ -82,8 +84,8 @@ fn confine() -> std::io::Result<()> {
 struct Host {
     runtime: WasmRuntime,
     node: Link,
-    /// By digest.
-    images: DashMap<String, Arc<dyn Image>>,
+    /// The latest last.
+    images: Mutex<VecDeque<Arc<dyn Image>>>,
     /// By uid.
     pods: DashMap<String, Arc<dyn Sandbox>>,
     lives: Lives,
@@ -142,9 +144,13 @@ impl Host {
     async fn image(&self, request: Request<HttpBody>) -> Answer {
         let ImageAbout { reference, digest, component } = about(request.headers())?;
         let code = whole(request.into_body(), MAX_CODE_BYTES).await?;
-        let source = ImageSource { reference, path: PathBuf::new(), digest: digest.clone() };
+        let source = ImageSource { reference, path: PathBuf::new(), digest };
         let image = self.runtime.adopt(&source, component, &code).map_err(|error| error.to_string())?;
-        self.images.insert(digest, image);
+        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        images.push_back(image);
+        if images.len() > KEPT_IMAGES {
+            images.pop_front();
+        }
         Ok(Response::new(full("")))
     }
 
@@ -203,7 +209,11 @@ impl Host {
 
     async fn begin(&self, begin: Begin, output: Arc<dyn Output>) -> Result<Arc<dyn Container>, StartError> {
         let unknown = |what: &str| StartError::Other(format!("the worker process was not told of the {what}"));
-        let image = self.images.get(&begin.digest).map(|image| image.clone()).ok_or_else(|| unknown("image"))?;
+        let known = |digest: &str| {
+            let images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+            images.iter().find(|image| image.digest() == digest).cloned()
+        };
+        let image = known(&begin.digest).ok_or_else(|| unknown("image"))?;
         let sandbox = self.pods.get(&begin.pod).map(|sandbox| sandbox.clone()).ok_or_else(|| unknown("pod"))?;
         let spec = ContainerSpec {
             name: begin.name,

@@ -6,13 +6,14 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::client::conn::http2::{self as client, SendRequest};
 use hyper::server::conn::http2 as server;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::UnixStream;
 
 use crate::wire::HttpBody;
@@ -26,6 +27,11 @@ const WINDOW: u32 = (1 << 31) - 1;
 /// Exchanges given up by their asker before the other side has seen them. A client beyond it would be
 /// cut off for an attack; this one is ourselves, whose callers may all go away at once.
 const GIVEN_UP: usize = MAX_EXCHANGES as usize;
+
+/// How often the other side is asked whether it still answers, and how long it may take. A process that
+/// does not is as good as gone.
+const ASK_PERIOD: Duration = Duration::from_secs(5);
+const ANSWER_TIME: Duration = Duration::from_secs(10);
 
 /// The asking end.
 #[derive(Clone)]
@@ -46,6 +52,10 @@ impl Link {
             .initial_connection_window_size(WINDOW)
             .initial_max_send_streams(MAX_EXCHANGES as usize)
             .max_concurrent_reset_streams(GIVEN_UP)
+            .timer(TokioTimer::new())
+            .keep_alive_interval(ASK_PERIOD)
+            .keep_alive_timeout(ANSWER_TIME)
+            .keep_alive_while_idle(true)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;

@@ -1,7 +1,7 @@
 //! A worker's process, as its node has it: started from this program's own file, with nothing but two
 //! sockets to the node, and ended with its last pod.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::ExitStatusExt as _;
@@ -42,7 +42,7 @@ pub struct Worker {
     pub known: tokio::sync::Mutex<Known>,
     ended: watch::Receiver<Option<Ended>>,
     next_life: AtomicU64,
-    _kill: DropGuard,
+    kill: DropGuard,
 }
 
 /// What a worker has been told.
@@ -50,9 +50,13 @@ pub struct Worker {
 pub struct Known {
     /// Uids.
     pub pods: HashSet<String>,
-    /// Digests.
-    pub images: HashSet<String>,
+    /// Digests, the latest last.
+    pub images: VecDeque<String>,
 }
+
+/// Images that a worker keeps for containers to come. Both sides count in the same order, so that the node
+/// knows what the worker has let go of.
+pub const KEPT_IMAGES: usize = 32;
 
 impl Worker {
     /// Starts a process. `whose` is only for those who look at the list of processes.
@@ -88,7 +92,7 @@ impl Worker {
             known: tokio::sync::Mutex::default(),
             ended,
             next_life: AtomicU64::new(0),
-            _kill: kill.drop_guard(),
+            kill: kill.drop_guard(),
         }))
     }
 
@@ -98,6 +102,11 @@ impl Worker {
 
     pub fn next_life(&self) -> LifeId {
         LifeId(self.next_life.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Ends the process, if it has not ended.
+    pub fn end(&self) {
+        self.kill.token().cancel();
     }
 
     /// How it ended, told once its connection has.

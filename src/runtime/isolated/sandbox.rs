@@ -14,7 +14,7 @@ use super::super::{
 };
 use super::calls::{call_error, exchange, full, outcome, pack};
 use super::frames::{self, CHUNK_BYTES, Channel, Frame, Incoming};
-use super::process::Worker;
+use super::process::{KEPT_IMAGES, Worker};
 use super::protocol::{Begin, Exec, Executed, ImageAbout, LifeId, PodAbout, Stop, Told, worker};
 use super::{Key, Workers};
 use crate::wire::replay::Tape;
@@ -51,12 +51,15 @@ impl IsolatedSandbox {
             tell(&worker, exchange(worker::POD, &PodAbout::from(&self.spec), full(""))).await?;
             known.pods.insert(uid.clone());
         }
-        if !known.images.contains(digest) {
+        if !known.images.iter().any(|known| known == digest) {
             let (component, code) = WasmRuntime::compiled(&*spec.image)?;
             let (reference, digest) = ("the image".to_owned(), digest.to_owned());
             let about = ImageAbout { reference, digest: digest.clone(), component };
             tell(&worker, exchange(worker::IMAGE, &about, full(code))).await?;
-            known.images.insert(digest);
+            known.images.push_back(digest);
+            if known.images.len() > KEPT_IMAGES {
+                known.images.pop_front();
+            }
         }
         drop(known);
         Ok(worker)
@@ -156,6 +159,8 @@ impl Remote {
     /// The process is gone, and whatever ran in it.
     async fn lost(&self) {
         let ended = self.worker.ended().await;
+        // One that only hangs must not come back to life.
+        self.worker.end();
         let started_at = match &*self.state.borrow() {
             RunState::Running { started_at } => *started_at,
             RunState::Exited(_) => return,
