@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::super::diff::merge_patch;
 use super::super::pods;
-use super::super::replica_set::controller_reference;
+use super::super::claim::controller_reference;
 use super::View;
 use crate::reconcile::{Plan, Write};
 

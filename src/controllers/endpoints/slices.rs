@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::super::diff::merge_patch;
 use super::super::pods;
-use super::super::replica_set::controller_reference;
+use super::super::claim::controller_reference;
 use super::{HEADLESS, MANAGED_BY, SERVICE_NAME};
 use crate::reconcile::{Cluster, ObjectKey, Plan, Queue, Reconciler, Shared, Write};
 
