@@ -461,7 +461,10 @@ async fn an_allowed_host_outside_is_called_over_tls() {
     roots.add(other.cert.der().clone()).expect("an authority");
     let wary = network_with(false, Some(Arc::new(roots))).await;
     let refused = guest(&wary, fresh_ip(), &url).await;
-    assert!(matches!(&refused, Err(OutboundError::Failed(why)) if why.contains("invalid peer certificate")), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(OutboundError::Failed(why)) if why.contains("invalid peer certificate")),
+        "{refused:?}"
+    );
 }
 
 /// Waits for a condition that another task is about to make true.
