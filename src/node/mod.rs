@@ -15,6 +15,7 @@ mod api;
 mod atomic_dir;
 mod backoff;
 mod command;
+mod compose;
 mod config;
 mod console;
 mod context;

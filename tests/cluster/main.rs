@@ -6,6 +6,7 @@
 mod cli;
 mod compile;
 mod faults;
+mod guests;
 mod harness;
 mod healing;
 mod kubectl;
