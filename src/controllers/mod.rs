@@ -5,6 +5,7 @@
 //! restart would miss. What they have in common is in `pods`, `nodes` and `diff`. They talk to the API
 //! server only, and never to each other: the objects in between are the interface.
 
+mod cluster_role_aggregation;
 mod deployment;
 mod diff;
 mod endpoints;
@@ -99,6 +100,13 @@ pub static CONTROLLERS: &[Controller] = &[
         start: |cluster, _| {
             let controller = ingress_status::IngressStatuses::new(&cluster);
             Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+    Controller {
+        name: "clusterrole-aggregation",
+        start: |cluster, _| {
+            let controller = cluster_role_aggregation::Aggregation::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, 1))
         },
     },
     Controller { name: "garbage", start: |cluster, _| Box::pin(garbage::run(cluster)) },
