@@ -125,7 +125,11 @@ async fn owners_are_kept_by_who_does_not_see_them() {
     let names: Vec<&Value> = owners.iter().map(|owner| &owner["manager"]).collect();
     assert_eq!(names, ["other", "tool"]);
     let (_, list) = api.by(&master, Method::GET, CONFIG_MAPS, &agent, Value::Null).await;
-    assert!(list["items"].as_array().is_some_and(|items| items.iter().all(|item| item["metadata"]["managedFields"].is_null())));
+    assert!(
+        list["items"]
+            .as_array()
+            .is_some_and(|items| items.iter().all(|item| item["metadata"]["managedFields"].is_null()))
+    );
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use super::image_gc::InUse;
 use super::local_images::LocalImages;
 use super::pod::{Refusal, RefusalKind};
 use super::reference::Reference;
-use crate::oci::{self, Credentials, Puller, Usage};
+use crate::oci::{self, Credentials, Puller, Startup, Usage};
 use crate::runtime::{Image, ImageSource, Runtime};
 
 /// Prepared images kept although no pod uses them: each holds its machine code mapped.
@@ -46,6 +46,8 @@ pub struct Obtained {
     pub image: Arc<dyn Image>,
     /// What a status calls it: a digest, after the repository's name if it came from one.
     pub id: String,
+    /// How the image wants to be started.
+    pub startup: Arc<Startup>,
     /// What bringing it took, if it was not here before.
     pub pulled: Option<Pulled>,
 }
@@ -162,7 +164,7 @@ impl Images {
             return Err(pull_failed(reference, &why));
         }
         let pulled = fresh.then(|| Pulled { took: began.elapsed(), bytes });
-        Ok(Obtained { id: image.digest().to_owned(), image, pulled })
+        Ok(Obtained { id: image.digest().to_owned(), image, startup: Arc::default(), pulled })
     }
 
     async fn of_registry<C>(
@@ -195,7 +197,7 @@ impl Images {
         };
         let id = format!("{}/{}@{}", reference.registry(), reference.repository(), found.manifest);
         let (image, ..) = self.prepare(runtime, text, found.path, Some(found.module)).await?;
-        Ok(Obtained { image, id, pulled })
+        Ok(Obtained { image, id, startup: Arc::new(found.startup), pulled })
     }
 
     /// The image of a file whose digest is known or is found out; whether it was made just now, and its

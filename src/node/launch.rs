@@ -26,6 +26,7 @@ use super::status;
 use super::termination::{self, LastWords};
 use super::usage::About;
 use super::volumes::{PodVolumes, Sources};
+use crate::oci::Startup;
 use crate::runtime::{Container, ContainerSpec, Image, Mount, Sandbox, SandboxSpec, StartError};
 use crate::wire::HttpService;
 
@@ -84,6 +85,7 @@ pub struct Kept {
     pub image: Option<Arc<dyn Image>>,
     /// What the status calls the image.
     pub image_id: String,
+    pub startup: Arc<Startup>,
     /// Held, not read: their watches go on, and the next life finds the answers there.
     pub _objects: Vec<Arc<Tracked>>,
 }
@@ -119,13 +121,15 @@ impl Launch {
         let instances =
             instances::policy(&self.pod, &container.name).map_err(|why| config("CreateContainerConfigError", why))?;
         // Before the line: who waits for a registry keeps nobody from starting.
-        let (image, image_id) = self.image(context, container).await?;
+        let (image, image_id, startup) = self.image(context, container).await?;
         // A restart in place does not stand in line behind first starts.
         let _place = if self.run == 0 { context.starting.acquire().await.ok() } else { None };
         let (found, objects) = self.lookup(context, container).await?;
         let fields = context.fields(&self.pod, self.ip);
         let config_error = |why| config("CreateContainerConfigError", why);
-        let env = env::environment(&fields, container, &context.services.list(), &found).map_err(config_error)?;
+        let mut env = env::environment(&fields, container, &context.services.list(), &found).map_err(config_error)?;
+        let args = env::arguments(container, &env, &startup);
+        env::add_of_image(&mut env, &startup);
         let mut mounts = self.volumes.mounts(container, &env).map_err(config_error)?;
         let log = context.logs.open(&self.log_dir, &container.name, self.run);
         let console = Console::new(log.clone(), container);
@@ -133,7 +137,7 @@ impl Launch {
         let spec = ContainerSpec {
             name: container.name.clone(),
             image: image.clone(),
-            args: env::arguments(container, &env),
+            args,
             env: env.into_iter().collect(),
             mounts,
             memory_limit: limit_units(container, "memory"),
@@ -146,7 +150,7 @@ impl Launch {
         let started = self.sandbox.start(&spec).await.map_err(refused)?;
         self.post_start(context, container, &started).await?;
         let about = self.about(container, &spec);
-        let kept = Kept { image: Some(image), image_id, _objects: objects };
+        let kept = Kept { image: Some(image), image_id, startup, _objects: objects };
         Ok(Launched { about, container: started, log, console, last_words, kept })
     }
 
@@ -194,12 +198,16 @@ impl Launch {
         Err(Refusal { kind: RefusalKind::Run, reason: "PostStartHookError", message })
     }
 
-    /// The image, and what the status calls it.
-    async fn image(&self, context: &Context, container: &core::Container) -> Result<(Arc<dyn Image>, String), Refusal> {
+    /// The image, what the status calls it, and how it wants to be started.
+    async fn image(
+        &self,
+        context: &Context,
+        container: &core::Container,
+    ) -> Result<(Arc<dyn Image>, String, Arc<Startup>), Refusal> {
         let reference = container.image.as_deref().unwrap_or_default();
         let policy = PullPolicy::of(container.image_pull_policy.as_deref());
         if let Some(image) = self.kept.image.clone().filter(|_| policy != PullPolicy::Always) {
-            return Ok((image, self.kept.image_id.clone()));
+            return Ok((image, self.kept.image_id.clone(), self.kept.startup.clone()));
         }
         let tell = |warning, reason, message| {
             context.tell(&self.pod, &Note { index: Some(self.index), warning, reason, message });
@@ -233,7 +241,7 @@ impl Launch {
             }
             None => {}
         }
-        Ok((obtained.image, obtained.id))
+        Ok((obtained.image, obtained.id, obtained.startup))
     }
 
     async fn lookup(

@@ -14,7 +14,8 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConf
 use super::ticker::Ticker;
 
 /// Instances at a time when nothing else bounds them. More are queued, then answered with "overloaded".
-const MAX_INSTANCES: u32 = 4096;
+/// Two memories each, with 4 GiB and guards reserved for a memory, take 96 of the 128 TiB of a process.
+const MAX_INSTANCES: u32 = 12_000;
 /// A machine that cannot hold this many is served without a pool.
 const MIN_INSTANCES: u32 = 16;
 /// Mappings one instance may take: its stack (2), two memories (4 each when grown), spare.
@@ -67,6 +68,16 @@ impl HostEngine {
         let ticker = Ticker::start(engine.clone())?;
         Ok(Self { engine, ticker: Arc::new(ticker), capacity, pooled })
     }
+}
+
+/// Why no more than `capacity` instances fit, and what would let more in.
+pub fn full(capacity: usize) -> String {
+    let wanted = MAX_INSTANCES * MAPS_PER_INSTANCE + MAPS_RESERVED;
+    let used = format!("all {capacity} instances that this node can hold are in use");
+    if capacity >= MAX_INSTANCES as usize || max_map_count() >= wanted {
+        return used;
+    }
+    format!("{used}; `sysctl -w vm.max_map_count={wanted}` and a restart of the node make room for {MAX_INSTANCES}")
 }
 
 /// How many instances fit under the kernel's bound on mappings.
@@ -129,6 +140,15 @@ mod tests {
         assert_eq!(fitting_instances(65_530), 5353);
         assert_eq!(fitting_instances(1_048_576), 103_657);
         assert_eq!(fitting_instances(1000), MIN_INSTANCES);
+        assert_eq!(fitting_instances(MAX_INSTANCES * MAPS_PER_INSTANCE + MAPS_RESERVED), MAX_INSTANCES);
+    }
+
+    #[test]
+    fn a_full_host_names_the_setting_that_bounds_it() {
+        let said = full(5353);
+        assert!(said.starts_with("all 5353 instances"), "{said}");
+        assert_eq!(said.contains("vm.max_map_count=132000"), max_map_count() < 132_000, "{said}");
+        assert!(!full(12_000).contains("sysctl"));
     }
 
     #[test]

@@ -76,7 +76,11 @@ impl Below {
 
     fn found(self) -> Found {
         let Self { added, modified, removed } = self;
-        Found { added: set::node(added, false), modified: set::node(modified, false), removed: set::node(removed, false) }
+        Found {
+            added: set::node(added, false),
+            modified: set::node(modified, false),
+            removed: set::node(removed, false),
+        }
     }
 }
 

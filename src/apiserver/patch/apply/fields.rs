@@ -133,13 +133,7 @@ fn check_place(at: Place<'_>, value: &Value, path: &mut Path, faults: &mut Fault
     }
 }
 
-fn check_list(
-    relation: Relation<'_>,
-    element: Place<'_>,
-    list: &[Value],
-    path: &mut Path,
-    faults: &mut Faults,
-) {
+fn check_list(relation: Relation<'_>, element: Place<'_>, list: &[Value], path: &mut Path, faults: &mut Faults) {
     let mut seen = HashSet::new();
     for (index, item) in list.iter().enumerate() {
         let key = match relation {

@@ -7,9 +7,9 @@
 
 use serde_json::Value;
 
+use super::Writer;
 use super::compare::compare;
 use super::fields::fields_of;
-use super::Writer;
 use super::set::FieldSet;
 use crate::kinds::meta::ANNOTATIONS_MAX_BYTES;
 use crate::kinds::schema::{Type, conform::conform};
