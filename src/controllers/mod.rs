@@ -5,16 +5,21 @@
 //! restart would miss. What they have in common is in `pods`, `nodes` and `diff`. They talk to the API
 //! server only, and never to each other: the objects in between are the interface.
 
+mod claim;
+mod cluster_role_aggregation;
+mod cron_job;
 mod deployment;
 mod diff;
 mod endpoints;
 mod garbage;
 mod ingress_status;
+mod job;
 mod namespace;
 mod node_lifecycle;
 mod nodes;
 mod pod_gc;
 mod pods;
+mod rank;
 mod replica_set;
 mod resources;
 mod root_ca;
@@ -59,6 +64,20 @@ pub static CONTROLLERS: &[Controller] = &[
         },
     },
     Controller {
+        name: "job",
+        start: |cluster, _| {
+            let controller = job::Jobs::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+    Controller {
+        name: "cronjob",
+        start: |cluster, _| {
+            let controller = cron_job::CronJobs::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+    Controller {
         name: "endpointslice",
         start: |cluster, _| {
             let controller = endpoints::slices::Slices::new(&cluster);
@@ -99,6 +118,13 @@ pub static CONTROLLERS: &[Controller] = &[
         start: |cluster, _| {
             let controller = ingress_status::IngressStatuses::new(&cluster);
             Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+    Controller {
+        name: "clusterrole-aggregation",
+        start: |cluster, _| {
+            let controller = cluster_role_aggregation::Aggregation::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, 1))
         },
     },
     Controller { name: "garbage", start: |cluster, _| Box::pin(garbage::run(cluster)) },

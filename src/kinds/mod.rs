@@ -10,8 +10,12 @@
 //! generic API tests follow from the row. This room decides; it never reads a clock, a store or a
 //! socket: the time that a row's age needs comes in as an argument.
 
-mod common;
+pub mod cluster_role;
+pub mod cluster_role_binding;
+pub mod common;
 pub mod config_map;
+pub mod cron;
+pub mod cron_job;
 pub mod deployment;
 pub mod diff;
 pub mod endpoint_slice;
@@ -22,6 +26,7 @@ pub mod field;
 pub mod fill;
 pub mod ingress;
 pub mod ingress_class;
+pub mod job;
 pub mod lease;
 pub mod meta;
 pub mod names;
@@ -32,7 +37,10 @@ pub mod pod_template;
 #[cfg(test)]
 mod properties;
 pub mod quantity;
+pub mod rbac;
 pub mod replica_set;
+pub mod role;
+pub mod role_binding;
 pub mod runtime_class;
 pub mod schema;
 pub mod secret;
@@ -107,10 +115,16 @@ pub static KINDS: &[&dyn Kind] = &[
     &lease::Lease,
     &replica_set::ReplicaSet,
     &deployment::Deployment,
+    &job::Job,
+    &cron_job::CronJob,
     &endpoint_slice::EndpointSlice,
     &ingress::Ingress,
     &ingress_class::IngressClass,
     &runtime_class::RuntimeClass,
+    &cluster_role_binding::ClusterRoleBinding,
+    &cluster_role::ClusterRole,
+    &role_binding::RoleBinding,
+    &role::Role,
 ];
 
 /// A column as the kinds' tables write it; the description is filled by the Table codec from the schema.
@@ -213,8 +227,30 @@ pub trait Kind: Send + Sync + 'static {
         None
     }
 
-    /// Which `propagationPolicy` a DELETE without one means: `Background` for most kinds; upstream
-    /// orphans only in legacy versions.
+    /// A DELETE that names no `propagationPolicy` means `Orphan`: the kinds that are older than
+    /// garbage collection, whose clients expect dependents to stay.
+    fn orphans_by_default(&self) -> bool {
+        false
+    }
+
+    /// The text for the `Warning: 299` header of a DELETE that names no policy.
+    fn deletion_warning(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Fields that writes through an endpoint do not take (paths of names; "" is the main endpoint): a
+    /// manager owns nothing in them by such a write.
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        let has_status = self.info().subresources.iter().any(|sub| sub.name == "status");
+        match subresource {
+            "" if has_status => &[&["status"]],
+            "status" => &[&["spec"]],
+            _ => &[],
+        }
+    }
+
+    /// How long a deleted object stays while its end is awaited, of `_requested` or the kind's own;
+    /// `None` for the kinds that go at once.
     fn graceful_delete_seconds(&self, _object: &Value, _requested: Option<i64>) -> Option<i64> {
         None
     }

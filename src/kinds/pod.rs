@@ -3,7 +3,7 @@
 mod affinity;
 mod container;
 pub mod defaults;
-mod dump;
+pub mod dump;
 mod env;
 mod handler;
 mod print;
@@ -108,6 +108,14 @@ impl Kind for Pod {
         let qos = &old["status"]["qosClass"];
         if new["status"]["qosClass"].is_null() && !qos.is_null() {
             object_mut(new, "status").insert("qosClass".to_owned(), qos.clone());
+        }
+    }
+
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        match subresource {
+            "" => &[&["status"]],
+            "status" => &[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]],
+            _ => &[],
         }
     }
 

@@ -144,7 +144,7 @@ mod tests {
         for (bytes, words) in [
             (&b"\x09\0\0\0\0"[..], "kind 9"),
             (b"\x01\xff\xff\xff\xff", "at most"),
-            (b"\0\0\0\0\x01{", "EOF"),
+            (b"\0\0\0\0\x01\"", "EOF"),
             (b"\x01\0\0\0\x09abc", "within a frame"),
         ] {
             let body = http_body_util::Full::new(Bytes::copy_from_slice(bytes)).map_err(|never| match never {});

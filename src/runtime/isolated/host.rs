@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 use std::fmt::Display;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,10 +20,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
 
-use super::super::wasm::{WasmConfig, WasmRuntime};
+use super::super::wasm::{Compiled, WasmConfig, WasmRuntime};
 use super::super::{
-    Container, ContainerSpec, ExecCommand, ExecStreams, Image, ImageSource, Isolation, Output, Reader, RunState,
-    Runtime as _, Sandbox, SandboxSpec, StartError, Stream, Usage,
+    Container, ContainerSpec, ExecCommand, ExecStreams, Image, Isolation, Output, Reader, RunState, Runtime as _,
+    Sandbox, SandboxSpec, StartError, Stream, Usage,
 };
 use super::calls::{about, answered, call_failed, failed, full, unpack, whole};
 use super::frames::{self, CHUNK_BYTES, Channel, Frame, Incoming};
@@ -142,10 +141,10 @@ impl Host {
     }
 
     async fn image(&self, request: Request<HttpBody>) -> Answer {
-        let ImageAbout { reference, digest, component } = about(request.headers())?;
+        let ImageAbout { name, form } = about(request.headers())?;
         let code = whole(request.into_body(), MAX_CODE_BYTES).await?;
-        let source = ImageSource { reference, path: PathBuf::new(), digest };
-        let image = self.runtime.adopt(&source, component, &code).map_err(|error| error.to_string())?;
+        let image = self.runtime.adopt("the pod's image", &name, &Compiled { form, code }).await;
+        let image = image.map_err(|error| error.to_string())?;
         let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
         images.push_back(image);
         if images.len() > KEPT_IMAGES {
@@ -209,11 +208,11 @@ impl Host {
 
     async fn begin(&self, begin: Begin, output: Arc<dyn Output>) -> Result<Arc<dyn Container>, StartError> {
         let unknown = |what: &str| StartError::Other(format!("the worker process was not told of the {what}"));
-        let known = |digest: &str| {
+        let known = |name: &str| {
             let images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
-            images.iter().find(|image| image.digest() == digest).cloned()
+            images.iter().find(|image| image.digest() == name).cloned()
         };
-        let image = known(&begin.digest).ok_or_else(|| unknown("image"))?;
+        let image = known(&begin.image).ok_or_else(|| unknown("image"))?;
         let sandbox = self.pods.get(&begin.pod).map(|sandbox| sandbox.clone()).ok_or_else(|| unknown("pod"))?;
         let spec = ContainerSpec {
             name: begin.name,

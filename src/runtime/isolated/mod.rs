@@ -75,6 +75,10 @@ impl Runtime for IsolatingRuntime {
         self.shared.prepare(source).await
     }
 
+    async fn compose(&self, parts: &[(String, ImageSource)]) -> Result<ImageSource, ImageError> {
+        self.shared.compose(parts).await
+    }
+
     async fn reclaim(&self, keep: &[String], bytes: u64) -> u64 {
         self.shared.reclaim(keep, bytes).await
     }

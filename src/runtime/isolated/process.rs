@@ -50,7 +50,7 @@ pub struct Worker {
 pub struct Known {
     /// Uids.
     pub pods: HashSet<String>,
-    /// Digests, the latest last.
+    /// By name, the latest last.
     pub images: VecDeque<String>,
 }
 

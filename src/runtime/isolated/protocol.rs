@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::super::wasm::Form;
 use super::super::{Exit, Grants, InstancePolicy, Mount, RunState, SandboxSpec, StartError, Usage};
 use crate::wire::{Named, Transport};
 
@@ -29,9 +30,9 @@ pub mod node {
 /// Compiled code follows in the body.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ImageAbout {
-    pub reference: String,
-    pub digest: String,
-    pub component: bool,
+    /// [`super::super::wasm::WasmRuntime::name_of`] it.
+    pub name: String,
+    pub form: Form,
 }
 
 /// [`SandboxSpec`] without the way out, which stays with the node.
@@ -56,14 +57,14 @@ impl From<&SandboxSpec> for PodAbout {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LifeId(pub u64);
 
-/// [`super::super::ContainerSpec`] with the image's digest for the image, and without the streams.
+/// [`super::super::ContainerSpec`] with the image's name for the image, and without the streams.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Begin {
     pub life: LifeId,
     /// The pod's uid.
     pub pod: String,
     pub name: String,
-    pub digest: String,
+    pub image: String,
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
     pub mounts: Vec<Mount>,

@@ -7,7 +7,7 @@ use http::{Request, Response};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{mpsc, watch};
 
-use super::super::wasm::WasmRuntime;
+use super::super::wasm::{Compiled, WasmRuntime};
 use super::super::{
     Container, ContainerSpec, ExecCommand, ExecEnd, ExecStreams, Exit, Output, Reader, RunState, Sandbox, SandboxSpec,
     StartError, Stream, Usage,
@@ -43,7 +43,7 @@ impl IsolatedSandbox {
         let worker = self.workers.of(&self.key).await?;
         *self.present() = Some(worker.clone());
         let mut known = worker.known.lock().await;
-        let (uid, digest) = (&self.spec.uid, spec.image.digest());
+        let (uid, name) = (&self.spec.uid, WasmRuntime::name_of(&*spec.image)?);
         if !known.pods.contains(uid) {
             let SandboxSpec { namespace, name, ip, outbound, .. } = &self.spec;
             let caller = Caller { namespace: namespace.as_str().into(), pod: name.as_str().into(), ip: *ip };
@@ -51,12 +51,10 @@ impl IsolatedSandbox {
             tell(&worker, exchange(worker::POD, &PodAbout::from(&self.spec), full(""))).await?;
             known.pods.insert(uid.clone());
         }
-        if !known.images.iter().any(|known| known == digest) {
-            let (component, code) = WasmRuntime::compiled(&*spec.image)?;
-            let (reference, digest) = ("the image".to_owned(), digest.to_owned());
-            let about = ImageAbout { reference, digest: digest.clone(), component };
-            tell(&worker, exchange(worker::IMAGE, &about, full(code))).await?;
-            known.images.push_back(digest);
+        if !known.images.iter().any(|known| known == name) {
+            let Compiled { form, code } = WasmRuntime::compiled(&*spec.image)?;
+            tell(&worker, exchange(worker::IMAGE, &ImageAbout { name: name.to_owned(), form }, full(code))).await?;
+            known.images.push_back(name.to_owned());
             if known.images.len() > KEPT_IMAGES {
                 known.images.pop_front();
             }
@@ -84,7 +82,7 @@ impl Sandbox for IsolatedSandbox {
             life,
             pod: self.spec.uid.clone(),
             name: spec.name.clone(),
-            digest: spec.image.digest().to_owned(),
+            image: WasmRuntime::name_of(&*spec.image)?.to_owned(),
             args: spec.args.clone(),
             env: spec.env.clone(),
             mounts: spec.mounts.clone(),

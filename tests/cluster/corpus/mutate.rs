@@ -71,7 +71,7 @@ async fn live(bytes: &[u8]) -> bool {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("m.wasm");
     std::fs::write(&path, bytes).expect("written");
-    let source = ImageSource { reference: "m:1".to_owned(), path, digest: digest_of(bytes) };
+    let source = ImageSource { reference: "m:1".to_owned(), path, digest: digest_of(bytes), snapshot: false };
     let Ok(image) = HOST.prepare(&source).await else { return false };
     let pod = SandboxSpec {
         uid: "u".to_owned(),
