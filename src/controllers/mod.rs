@@ -5,16 +5,20 @@
 //! restart would miss. What they have in common is in `pods`, `nodes` and `diff`. They talk to the API
 //! server only, and never to each other: the objects in between are the interface.
 
+mod claim;
+mod cron_job;
 mod deployment;
 mod diff;
 mod endpoints;
 mod garbage;
 mod ingress_status;
+mod job;
 mod namespace;
 mod node_lifecycle;
 mod nodes;
 mod pod_gc;
 mod pods;
+mod rank;
 mod replica_set;
 mod resources;
 mod root_ca;
@@ -55,6 +59,20 @@ pub static CONTROLLERS: &[Controller] = &[
         name: "replicaset",
         start: |cluster, _| {
             let controller = replica_set::ReplicaSets::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+    Controller {
+        name: "job",
+        start: |cluster, _| {
+            let controller = job::Jobs::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+    Controller {
+        name: "cronjob",
+        start: |cluster, _| {
+            let controller = cron_job::CronJobs::new(&cluster);
             Box::pin(run_reconciler(cluster, controller, WORKERS))
         },
     },

@@ -12,6 +12,8 @@
 
 mod common;
 pub mod config_map;
+pub mod cron;
+pub mod cron_job;
 pub mod deployment;
 pub mod diff;
 pub mod endpoint_slice;
@@ -22,6 +24,7 @@ pub mod field;
 pub mod fill;
 pub mod ingress;
 pub mod ingress_class;
+pub mod job;
 pub mod lease;
 pub mod meta;
 pub mod names;
@@ -107,6 +110,8 @@ pub static KINDS: &[&dyn Kind] = &[
     &lease::Lease,
     &replica_set::ReplicaSet,
     &deployment::Deployment,
+    &job::Job,
+    &cron_job::CronJob,
     &endpoint_slice::EndpointSlice,
     &ingress::Ingress,
     &ingress_class::IngressClass,
@@ -213,8 +218,19 @@ pub trait Kind: Send + Sync + 'static {
         None
     }
 
-    /// Which `propagationPolicy` a DELETE without one means: `Background` for most kinds; upstream
-    /// orphans only in legacy versions.
+    /// A DELETE that names no `propagationPolicy` means `Orphan`: the kinds that are older than
+    /// garbage collection, whose clients expect dependents to stay.
+    fn orphans_by_default(&self) -> bool {
+        false
+    }
+
+    /// The text for the `Warning: 299` header of a DELETE that names no policy.
+    fn deletion_warning(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// How long a deleted object stays while its end is awaited, of `_requested` or the kind's own;
+    /// `None` for the kinds that go at once.
     fn graceful_delete_seconds(&self, _object: &Value, _requested: Option<i64>) -> Option<i64> {
         None
     }

@@ -3,7 +3,7 @@
 mod affinity;
 mod container;
 pub mod defaults;
-mod dump;
+pub mod dump;
 mod env;
 mod handler;
 mod print;

@@ -7,7 +7,8 @@ use super::pod::spec::{self, Context};
 use super::pod::warnings;
 use super::{meta, selector, workload};
 
-const NO_MATCH: &str = "`selector` does not match template `labels`";
+/// Upstream's words for a selector that does not select its own template.
+pub const NO_MATCH: &str = "`selector` does not match template `labels`";
 
 /// `spec.selector` and `spec.template` of a Deployment or ReplicaSet.
 pub fn validate(errors: &mut Errors, owner_spec: &Field<'_>) {
@@ -40,18 +41,23 @@ pub fn validate(errors: &mut Errors, owner_spec: &Field<'_>) {
         errors.invalid(&labels, NO_MATCH);
     }
     validate_template(errors, &template);
-    let spec = template.get("spec");
-    let restart = spec.get("restartPolicy");
+    validate_runs_for_ever(errors, &template.get("spec"), "ReplicaSet");
+}
+
+/// What pods that are to run for ever cannot ask for; `kind` is as upstream's words have it.
+pub fn validate_runs_for_ever(errors: &mut Errors, pod_spec: &Field<'_>, kind: &str) {
+    let restart = pod_spec.get("restartPolicy");
     if restart.str() != "Always" {
         errors.not_supported(&restart, &["Always"]);
     }
-    let deadline = spec.get("activeDeadlineSeconds");
+    let deadline = pod_spec.get("activeDeadlineSeconds");
     if deadline.exists() {
-        errors.forbidden(&deadline, "activeDeadlineSeconds in ReplicaSet is not Supported");
+        errors.forbidden(&deadline, format!("activeDeadlineSeconds in {kind} is not Supported"));
     }
 }
 
-fn validate_template(errors: &mut Errors, template: &Field<'_>) {
+/// A template, but for what its kind demands of the restart policy and the like.
+pub fn validate_template(errors: &mut Errors, template: &Field<'_>) {
     let metadata = template.get("metadata");
     meta::validate_labels(errors, &metadata.get("labels"));
     meta::validate_annotations(errors, &metadata.get("annotations"));
@@ -63,7 +69,8 @@ fn validate_template(errors: &mut Errors, template: &Field<'_>) {
     }
 }
 
-fn is_well_formed(selector: &Value) -> bool {
+/// Whether a selector can be evaluated at all.
+pub fn is_well_formed(selector: &Value) -> bool {
     let mut errors = Errors::default();
     selector::validate(&mut errors, &Field::root(selector));
     errors.is_empty()

@@ -17,7 +17,7 @@ use super::image_gc::InUse;
 use super::local_images::LocalImages;
 use super::pod::{Refusal, RefusalKind};
 use super::reference::Reference;
-use crate::oci::{self, Credentials, Puller, Usage};
+use crate::oci::{self, Credentials, Puller, Startup, Usage};
 use crate::runtime::{Image, ImageSource, Runtime};
 
 /// Prepared images kept although no pod uses them: each holds its machine code mapped.
@@ -46,6 +46,8 @@ pub struct Obtained {
     pub image: Arc<dyn Image>,
     /// What a status calls it: a digest, after the repository's name if it came from one.
     pub id: String,
+    /// How the image wants to be started.
+    pub startup: Arc<Startup>,
     /// What bringing it took, if it was not here before.
     pub pulled: Option<Pulled>,
 }
@@ -59,6 +61,7 @@ pub struct Pulled {
 pub struct ImageFile {
     pub source: ImageSource,
     pub id: String,
+    pub startup: Arc<Startup>,
     pub pulled: Option<Pulled>,
 }
 
@@ -69,6 +72,7 @@ struct Located {
     digest: Option<String>,
     /// What a status calls it, if that is not its digest.
     id: Option<String>,
+    startup: Arc<Startup>,
     pulled: Option<Pulled>,
 }
 
@@ -154,11 +158,11 @@ impl Images {
         let located = self.locate(wanted, announce).await?;
         let (image, fresh, bytes) = self.prepare(runtime, reference, located.path, located.digest, snapshot).await?;
         match located.id {
-            Some(id) => Ok(Obtained { image, id, pulled: located.pulled }),
+            Some(id) => Ok(Obtained { image, id, startup: located.startup, pulled: located.pulled }),
             None => {
                 check_digest(reference, image.digest())?;
                 let pulled = fresh.then(|| Pulled { took: began.elapsed(), bytes });
-                Ok(Obtained { id: image.digest().to_owned(), image, pulled })
+                Ok(Obtained { id: image.digest().to_owned(), image, startup: located.startup, pulled })
             }
         }
     }
@@ -181,7 +185,7 @@ impl Images {
         };
         let id = located.id.unwrap_or_else(|| digest.clone());
         let source = ImageSource { reference: reference.to_owned(), path: located.path, digest, snapshot };
-        Ok(ImageFile { source, id, pulled: located.pulled })
+        Ok(ImageFile { source, id, startup: located.startup, pulled: located.pulled })
     }
 
     /// Prepares what the runtime has made of images.
@@ -205,7 +209,7 @@ impl Images {
         if let Some(path) = self.local.find(&parsed) {
             match parsed.digest.as_deref() {
                 Some(digest) if !has_digest(&path, digest).await && self.puller.is_some() => {}
-                _ => return Ok(Located { path, digest: None, id: None, pulled: None }),
+                _ => return Ok(Located { path, digest: None, id: None, startup: Arc::default(), pulled: None }),
             }
         }
         match &self.puller {
@@ -243,7 +247,8 @@ impl Images {
             }
         };
         let id = format!("{}/{}@{}", reference.registry(), reference.repository(), found.manifest);
-        Ok(Located { path: found.path, digest: Some(found.module), id: Some(id), pulled })
+        let startup = Arc::new(found.startup);
+        Ok(Located { path: found.path, digest: Some(found.module), id: Some(id), startup, pulled })
     }
 
     /// The image of a file whose digest is known or is found out; whether it was made just now, and its

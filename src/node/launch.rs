@@ -27,6 +27,7 @@ use super::status;
 use super::termination::{self, LastWords};
 use super::usage::About;
 use super::volumes::{PodVolumes, Sources};
+use crate::oci::Startup;
 use crate::runtime::{Container, ContainerSpec, Image, Mount, Sandbox, SandboxSpec, StartError};
 use crate::wire::HttpService;
 
@@ -85,6 +86,7 @@ pub struct Kept {
     pub image: Option<Arc<dyn Image>>,
     /// What the status calls the image.
     pub image_id: String,
+    pub startup: Arc<Startup>,
     /// Held, not read: their watches go on, and the next life finds the answers there.
     pub _objects: Vec<Arc<Tracked>>,
 }
@@ -126,13 +128,15 @@ impl Launch {
             Role::Provides => return self.provide(context, container).await,
         };
         // Before the line: who waits for a registry keeps nobody from starting.
-        let (image, image_id) = self.image(context, container, &providers).await?;
+        let (image, image_id, startup) = self.image(context, container, &providers).await?;
         // A restart in place does not stand in line behind first starts.
         let _place = if self.run == 0 { context.starting.acquire().await.ok() } else { None };
         let (found, objects) = self.lookup(context, container).await?;
         let fields = context.fields(&self.pod, self.ip);
         let config_error = |why| config("CreateContainerConfigError", why);
-        let env = env::environment(&fields, container, &context.services.list(), &found).map_err(config_error)?;
+        let mut env = env::environment(&fields, container, &context.services.list(), &found).map_err(config_error)?;
+        let args = env::arguments(container, &env, &startup);
+        env::add_of_image(&mut env, &startup);
         let mut mounts = self.volumes.mounts(container, &env).map_err(config_error)?;
         let log = context.logs.open(&self.log_dir, &container.name, self.run);
         let console = Console::new(log.clone(), container);
@@ -140,7 +144,7 @@ impl Launch {
         let spec = ContainerSpec {
             name: container.name.clone(),
             image: image.clone(),
-            args: env::arguments(container, &env),
+            args,
             env: env.into_iter().collect(),
             mounts,
             memory_limit: limit_units(container, "memory"),
@@ -153,7 +157,7 @@ impl Launch {
         let started = self.sandbox.start(&spec).await.map_err(refused)?;
         self.post_start(context, container, &started).await?;
         let about = self.about(container);
-        let kept = Kept { image: Some(image), image_id, _objects: objects };
+        let kept = Kept { image: Some(image), image_id, startup, _objects: objects };
         Ok(Launched { about, container: started, log, console, last_words, kept })
     }
 

@@ -161,6 +161,7 @@ async fn bind_network(config: &NodeConfig, pods: &Shared<Pod>) -> anyhow::Result
         node_port_ip: config.address,
         threads: 0,
         policy: Arc::new(policy::Annotated { pods: pods.clone() }),
+        roots: None,
     });
     Ok(Arc::new(network.await?))
 }

@@ -10,6 +10,7 @@ mod guests;
 mod harness;
 mod healing;
 mod kubectl;
+mod languages;
 mod limits;
 mod metrics;
 mod neighbours;

@@ -117,7 +117,9 @@ fn check_preconditions(place: Place<'_>, options: &DeleteOptions, old: &Value) -
 fn decide(kind: &dyn Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> Step {
     let mut new = old.clone();
     // Events own nothing and are owned by nothing: no policy applies to them.
-    let policy_changes = kind.info().plural != "events" && meta::apply_propagation(&mut new, options.propagation);
+    let default = kind.orphans_by_default().then_some(meta::ORPHAN);
+    let policy_changes =
+        kind.info().plural != "events" && meta::apply_propagation(&mut new, options.propagation, default);
     let held = !meta::finalizers(&new).is_empty();
     if meta::is_deleting(old)
         && let Some(left) = old["metadata"]["deletionGracePeriodSeconds"].as_i64()

@@ -47,14 +47,14 @@ pub fn mark_deleted(object: &mut Value, now: Timestamp, grace: i64) {
 }
 
 /// Sets the garbage collector's finalizers as the policy wants them: the option, else what the object
-/// already carries, else (`Background`) none. True when they changed.
-pub fn apply_propagation(object: &mut Value, policy: Option<Propagation>) -> bool {
+/// already carries, else `default`, else (`Background`) none. True when they changed.
+pub fn apply_propagation(object: &mut Value, policy: Option<Propagation>, default: Option<&'static str>) -> bool {
     let old = finalizers(object);
     let wanted = match policy {
         Some(Propagation::Orphan) => Some(ORPHAN),
         Some(Propagation::Foreground) => Some(FOREGROUND),
         Some(Propagation::Background) => None,
-        None => old.iter().copied().find(|f| *f == ORPHAN).or_else(|| old.iter().copied().find(|f| *f == FOREGROUND)),
+        None => [ORPHAN, FOREGROUND].into_iter().find(|f| old.contains(f)).or(default),
     };
     let has_wanted = wanted.is_none_or(|w| old.contains(&w));
     let has_other = old.iter().any(|f| (*f == ORPHAN || *f == FOREGROUND) && Some(*f) != wanted);
@@ -77,10 +77,10 @@ mod tests {
     #[test]
     fn policies_exclude_each_other() {
         let mut object = json!({"metadata": {"finalizers": ["x", "orphan"]}});
-        assert!(!apply_propagation(&mut object, None));
-        assert!(apply_propagation(&mut object, Some(Propagation::Foreground)));
+        assert!(!apply_propagation(&mut object, None, None));
+        assert!(apply_propagation(&mut object, Some(Propagation::Foreground), None));
         assert_eq!(finalizers(&object), ["x", "foregroundDeletion"]);
-        assert!(apply_propagation(&mut object, Some(Propagation::Background)));
+        assert!(apply_propagation(&mut object, Some(Propagation::Background), None));
         assert_eq!(finalizers(&object), ["x"]);
     }
 

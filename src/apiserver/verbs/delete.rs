@@ -22,9 +22,15 @@ const CONCURRENCY: usize = 32;
 pub async fn delete(call: &Call, body: Body) -> Result<Response, ApiError> {
     let look = Look::of_objects(&call.headers, &call.query)?;
     let options = read_options(call, body).await?;
+    let warnings: Vec<String> = match options.propagation {
+        None => call.kind.deletion_warning().into_iter().map(str::to_owned).collect(),
+        Some(_) => Vec::new(),
+    };
     match call.server.registry.delete(call.place(), &options).await? {
-        Deleted::Pending(stored) => look.object(call.kind, StatusCode::OK, &stored, &[]),
-        Deleted::Gone(stored) if returns_object(call.kind) => look.object(call.kind, StatusCode::OK, &stored, &[]),
+        Deleted::Pending(stored) => look.object(call.kind, StatusCode::OK, &stored, &warnings),
+        Deleted::Gone(stored) if returns_object(call.kind) => {
+            look.object(call.kind, StatusCode::OK, &stored, &warnings)
+        }
         Deleted::Gone(stored) => Ok(reply::success(StatusCode::OK, Some(details(call, &stored)))),
     }
 }

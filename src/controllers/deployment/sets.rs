@@ -8,9 +8,9 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 
+use super::super::claim::controller_reference;
 use super::super::diff::merge_patch;
 use super::super::pods;
-use super::super::replica_set::controller_reference;
 use super::View;
 use crate::reconcile::{Plan, Write};
 

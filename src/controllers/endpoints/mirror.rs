@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{EndpointAddress, EndpointSubset, Endpoints, Ser
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::super::replica_set::controller_reference;
+use super::super::claim::controller_reference;
 use super::slices::{self, Groups, Port};
 use crate::reconcile::{Cluster, ObjectKey, Plan, Queue, Reconciler, Shared, Write};
 

@@ -5,8 +5,6 @@
 //! count, so its replacement starts at once and not after the eviction; when the node comes back in
 //! time, the surplus goes like any other.
 
-mod claim;
-mod rank;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -18,10 +16,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
+use kube::core::Selector;
 
-use super::{nodes, pods};
+use super::claim::{self, Claim, controller_reference};
+use super::{nodes, pods, rank};
 use crate::reconcile::{Cluster, EventKind, Note, ObjectKey, Plan, Queue, Reconciler, Shared, Write, WriteError};
 
 /// Pods created by one plan; the rest follows in the next, so that a huge set does not keep its own
@@ -29,8 +29,6 @@ use crate::reconcile::{Cluster, EventKind, Note, ObjectKey, Plan, Queue, Reconci
 const MAX_CREATIONS: usize = 2_000;
 /// The longest rest of a great set between two counts.
 const MAX_REST: Duration = Duration::from_millis(10);
-/// Index over pods: those that nobody controls, by namespace.
-const ORPHANS: &str = "replica-set-orphans";
 /// Remembered failures, which only feed a condition: bounded by forgetting all.
 const MAX_FAILURES: usize = 4_096;
 
@@ -67,10 +65,7 @@ pub(super) struct View {
 impl ReplicaSets {
     pub(super) fn new(cluster: &Cluster) -> Self {
         let pods = cluster.watch::<Pod>();
-        pods.add_index(ORPHANS, |pod: &Pod| {
-            let orphan = crate::reconcile::owner_uid(&pod.metadata).is_none() && pods::is_active(pod);
-            pod.metadata.namespace.iter().filter(|_| orphan).cloned().collect()
-        });
+        claim::index_orphans(&pods);
         pods::index_by_node(&pods);
         Self { sets: cluster.watch(), pods, nodes: cluster.watch(), failures: Mutex::default() }
     }
@@ -101,7 +96,7 @@ impl ReplicaSets {
                 return true;
             };
             for set in sets.list_in(pod.metadata.namespace.as_deref().unwrap_or_default()) {
-                if claim::selects(&set, pod) {
+                if selects(&set, pod) {
                     queue.add(ObjectKey::of(&*set));
                 }
             }
@@ -160,7 +155,7 @@ impl Reconciler for ReplicaSets {
     fn view(&self, key: &ObjectKey) -> Option<View> {
         let set = self.sets.get(key)?;
         let pods = self.pods.controlled_by(set.metadata.uid.as_deref()?);
-        let orphans = self.pods.by_index(ORPHANS, &key.namespace);
+        let orphans = claim::orphans(&self.pods, &key.namespace);
         let lost = nodes::lost(&self.nodes.list()).into_iter().collect();
         let too_many = pods.iter().filter(|p| pods::is_active(p)).count() > desired(&set);
         let crowd = if too_many { self.crowd(&set) } else { HashMap::new() };
@@ -188,6 +183,14 @@ impl Reconciler for ReplicaSets {
     }
 }
 
+fn selector(set: &ReplicaSet) -> Option<Selector> {
+    set.spec.as_ref().and_then(|s| pods::workload_selector(&s.selector))
+}
+
+fn selects(set: &ReplicaSet, pod: &Pod) -> bool {
+    selector(set).is_some_and(|s| pods::matches(&s, pod.metadata.labels.as_ref()))
+}
+
 /// How many pods the set asks for.
 fn desired(set: &ReplicaSet) -> usize {
     set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1).try_into().unwrap_or(0)
@@ -196,7 +199,8 @@ fn desired(set: &ReplicaSet) -> usize {
 /// Decides what one ReplicaSet needs.
 pub(super) fn plan(now: Timestamp, view: &View) -> Plan {
     let mut plan = Plan::nothing();
-    let claimed = claim::claim(view, &mut plan);
+    let claim = Claim { owner: &*view.set, selector: selector(&view.set), adoptable: pods::is_active, finalizer: None };
+    let claimed = claim.pods(&view.pods, &view.orphans, &mut plan);
     let counted: Vec<&Arc<Pod>> = claimed
         .iter()
         .copied()
@@ -257,16 +261,4 @@ fn new_pod(set: &ReplicaSet) -> Pod {
         ..Default::default()
     };
     Pod { metadata, spec: template.spec, status: None }
-}
-
-/// The reference by which an object says that `owner` controls it.
-pub(super) fn controller_reference<K: Resource<DynamicType = ()>>(owner: &K) -> OwnerReference {
-    OwnerReference {
-        api_version: K::api_version(&()).into_owned(),
-        kind: K::kind(&()).into_owned(),
-        name: owner.meta().name.clone().unwrap_or_default(),
-        uid: owner.meta().uid.clone().unwrap_or_default(),
-        controller: Some(true),
-        block_owner_deletion: Some(true),
-    }
 }

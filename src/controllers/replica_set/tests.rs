@@ -8,7 +8,8 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use super::{Failure, View, plan, rank};
+use super::super::rank;
+use super::{Failure, View, plan};
 use crate::reconcile::fake::Fake;
 use crate::reconcile::{Action, Plan, Write};
 

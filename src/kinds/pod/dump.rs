@@ -53,6 +53,25 @@ pub fn lines(spec: &Value) -> Vec<String> {
     writer.lines
 }
 
+/// A pod spec on one line.
+pub fn compact(spec: &Value) -> String {
+    lines(spec).iter().map(|line| without_spaces(line.trim_start())).collect()
+}
+
+/// A line without the space behind the colon of its key, if it begins with one.
+fn without_spaces(line: &str) -> String {
+    let mut escaped = false;
+    let closing = line.char_indices().skip(1).find(|(_, c)| {
+        let closes = *c == '"' && !escaped;
+        escaped = *c == '\\' && !escaped;
+        closes
+    });
+    match closing.map(|(at, _)| line.split_at(at + 1)) {
+        Some((key, rest)) if line.starts_with('"') && rest.starts_with(": ") => format!("{key}:{}", &rest[2..]),
+        _ => line.to_owned(),
+    }
+}
+
 /// Upstream keeps what concerns the host's namespaces in the pod's security context.
 fn internal(spec: &Value) -> Value {
     let mut spec = spec.clone();
@@ -181,5 +200,10 @@ mod tests {
         assert!(lines.contains(&"    \"\\u003ca\\u003e\"".to_owned()));
         assert!(lines.contains(&"  \"HostPID\": true,".to_owned()));
         assert_eq!(lines.last().map(String::as_str), Some("}"));
+        let line = compact(&spec);
+        assert!(line.starts_with("{\"Volumes\":null,\"InitContainers\":null,"));
+        let read: Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(read["Containers"][0]["Args"], json!(["<a>"]));
+        assert_eq!(without_spaces("\"a\\\": b\": {"), "\"a\\\": b\":{");
     }
 }

@@ -14,22 +14,22 @@ use super::super::instances;
 use super::super::pod::{Note, Refusal};
 use super::super::pull_secrets;
 use super::{Launch, config};
-use crate::oci::Credentials;
+use crate::oci::{Credentials, Startup};
 use crate::runtime::{Image, ImageSource};
 
 impl Launch {
-    /// The image, and what the status calls it.
+    /// The image, what the status calls it, and how it wants to be started.
     pub(super) async fn image(
         &self,
         context: &Context,
         container: &core::Container,
         providers: &[String],
-    ) -> Result<(Arc<dyn Image>, String), Refusal> {
+    ) -> Result<(Arc<dyn Image>, String, Arc<Startup>), Refusal> {
         let snapshot = instances::snapshot(&self.pod, &container.name);
         let snapshot = snapshot.map_err(|why| config("CreateContainerConfigError", why))?;
         let wanted = Wanted { snapshot, ..self.wanted(context, container) };
         if let Some(image) = self.kept.image.clone().filter(|_| wanted.policy != PullPolicy::Always) {
-            return Ok((image, self.kept.image_id.clone()));
+            return Ok((image, self.kept.image_id.clone(), self.kept.startup.clone()));
         }
         if !providers.is_empty() {
             return self.composed(context, container, providers, snapshot).await;
@@ -40,7 +40,7 @@ impl Launch {
         let obtained = context.images.obtain(runtime, wanted, announce).await;
         let obtained = obtained.inspect_err(|refusal| self.tell_not_pulled(context, refusal))?;
         self.tell_pulled(context, reference, obtained.pulled.as_ref());
-        Ok((obtained.image, obtained.id))
+        Ok((obtained.image, obtained.id, obtained.startup))
     }
 
     /// One image of the container's own and those of its providers.
@@ -50,10 +50,10 @@ impl Launch {
         container: &core::Container,
         providers: &[String],
         snapshot: bool,
-    ) -> Result<(Arc<dyn Image>, String), Refusal> {
+    ) -> Result<(Arc<dyn Image>, String, Arc<Startup>), Refusal> {
         let runtime = context.runtime(&self.pod).map_err(|why| config("CreateContainerError", why))?;
         let own = self.find(context, container).await?;
-        let id = own.id;
+        let (id, startup) = (own.id, own.startup);
         let mut parts = vec![(container.name.clone(), own.source)];
         for name in providers {
             let Some(provider) = compose::container(&self.pod, name) else { continue };
@@ -63,7 +63,7 @@ impl Launch {
         }
         let composed = runtime.compose(&parts).await.map_err(|error| config("CreateContainerError", error.to_string()));
         let source = composed.map(|source| ImageSource { snapshot, ..source })?;
-        Ok((context.images.prepare_made(runtime, source).await?, id))
+        Ok((context.images.prepare_made(runtime, source).await?, id, startup))
     }
 
     /// The file of a container's image.

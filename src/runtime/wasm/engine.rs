@@ -26,7 +26,8 @@ pub enum Calls {
 }
 
 /// Instances at a time when nothing else bounds them. More are queued, then answered with "overloaded".
-const MAX_INSTANCES: u32 = 4096;
+/// Two memories each, with 4 GiB and guards reserved for a memory, take 96 of the 128 TiB of a process.
+const MAX_INSTANCES: u32 = 12_000;
 /// The same of programs of WASI 0.3.
 const MAX_CONCURRENT: u32 = 1024;
 /// The part of the mappings that those have: one in so many.
@@ -35,6 +36,8 @@ const CONCURRENT_PART: u32 = 5;
 const MIN_INSTANCES: u32 = 16;
 /// Mappings one instance may take: its stack (2), two memories (4 each when grown), spare.
 const MAPS_PER_INSTANCE: u32 = 10;
+/// With so many mappings the process has all the instances that it can have.
+const WANTED_MAPS: u32 = MAPS_RESERVED + (MAX_INSTANCES + MAX_CONCURRENT) * MAPS_PER_INSTANCE;
 /// Mappings left to everything else in the process: code, threads, the allocator, files.
 const MAPS_RESERVED: u32 = 12_000;
 /// Linux's default, should the kernel not say.
@@ -85,6 +88,20 @@ impl HostEngine {
         let ticker = Ticker::start(engine.clone())?;
         Ok(Self { engine, calls, ticker: Arc::new(ticker), capacity, pooled })
     }
+}
+
+/// Why no more than `capacity` instances fit, and what would let more in.
+pub fn full(engine: &HostEngine) -> String {
+    explain_full(engine.calls, engine.capacity, max_map_count())
+}
+
+fn explain_full(calls: Calls, capacity: usize, max_map_count: u32) -> String {
+    let most = fitting_instances(calls, WANTED_MAPS);
+    let used = format!("all {capacity} instances that this node can hold are in use");
+    if capacity >= most as usize || max_map_count >= WANTED_MAPS {
+        return used;
+    }
+    format!("{used}; `sysctl -w vm.max_map_count={WANTED_MAPS}` and a restart of the node make room for {most}")
 }
 
 /// How many instances fit under the kernel's bound on mappings.
@@ -156,6 +173,17 @@ mod tests {
         assert_eq!(both(1_048_576), [102_633, 1024]);
         assert_eq!(both(32_000), [1600, 400]);
         assert_eq!(both(1000), [MIN_INSTANCES, MIN_INSTANCES]);
+        assert_eq!(both(WANTED_MAPS), [MAX_INSTANCES, MAX_CONCURRENT]);
+    }
+
+    #[test]
+    fn a_full_host_names_the_setting_that_bounds_it() {
+        let said = explain_full(Calls::Alone, 4329, 65_530);
+        assert!(said.starts_with("all 4329 instances") && said.contains("vm.max_map_count=142240"), "{said}");
+        assert!(said.ends_with("make room for 12000"), "{said}");
+        assert!(!explain_full(Calls::Alone, 12_000, 65_530).contains("sysctl"));
+        assert!(!explain_full(Calls::Concurrent, 1024, 65_530).contains("sysctl"));
+        assert!(!explain_full(Calls::Alone, 100, 1 << 20).contains("sysctl"), "the flag bounds it");
     }
 
     #[test]

@@ -62,12 +62,7 @@ impl WasmSandbox {
 
 /// Commands hold their place for as long as they run, so they do not wait for one.
 pub fn slot_now(host: &Host) -> Result<OwnedSemaphorePermit, StartError> {
-    host.slots.clone().try_acquire_owned().map_err(|_| {
-        let capacity = host.engine.capacity;
-        StartError::Other(format!(
-            "all {capacity} instances that this node can hold are in use; raise vm.max_map_count for more"
-        ))
-    })
+    host.slots.clone().try_acquire_owned().map_err(|_| StartError::Other(super::engine::full(&host.engine)))
 }
 
 #[async_trait::async_trait]

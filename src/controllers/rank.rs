@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::super::pods;
+use super::pods;
 
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
