@@ -26,12 +26,17 @@ fn a_service_of_wasi_3_streams_and_asks_others() {
     if kubectls().is_empty() {
         return;
     }
-    let cluster = Cluster::with_manifests(&["manifests/relay.yaml"]);
+    let cluster = Cluster::with_manifests(&["manifests/relay.yaml", "manifests/echo.yaml"]);
     let get = |path: &str| cluster.request_host("relay.example", path);
     assert!(get("/").body.starts_with("Hello from WASI 0.3 at relay-"));
     assert_eq!(get("/ticks/3").body, "tick 1\ntick 2\ntick 3\n");
     let answers = get("/both/relay/relay.default.svc.cluster.local").body;
     assert_eq!(answers.matches("Hello from WASI 0.3 at relay-").count(), 2, "{answers}");
+    let line = get("/line/echo/7007").body;
+    let (heard, own) = line.trim_end().split_once(" from ").expect("an answer and an address");
+    assert_eq!(heard, "hello over there");
+    let pods = cluster.kubectl(&["get", "pods", "-l", "app=relay", "-o", "jsonpath={.items[*].status.podIP}"]);
+    assert!(pods.split(' ').any(|ip| ip == own), "{own} is none of {pods}");
     for (path, words) in [("/upper", ["HELLO", "THERE"]), ("/back", ["hello", "there"])] {
         let answer = post(&cluster, "relay.example", path);
         assert!(answer.starts_with("HTTP/1.1 200") && words.iter().all(|word| answer.contains(word)), "{answer}");

@@ -161,7 +161,7 @@ impl Body for Passed {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.size.clone()
+        self.size
     }
 }
 

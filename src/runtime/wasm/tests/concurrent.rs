@@ -135,6 +135,21 @@ async fn limits_hold_for_handlers_of_wasi_3_too() {
 }
 
 #[tokio::test]
+async fn sockets_of_wasi_3_are_the_pods() {
+    let bench = Bench::prebuilt("relay").await;
+    let (_container, http) = bench.start_http().await;
+    for (path, answer) in [
+        ("/bind/0.0.0.0", "tcp 127.64.0.9, udp 127.64.0.9\n"),
+        ("/bind/127.64.0.9", "tcp 127.64.0.9, udp 127.64.0.9\n"),
+        ("/bind/127.0.0.1", "tcp ErrorCode::AccessDenied, udp ErrorCode::AccessDenied\n"),
+        ("/line/127.64.0.8/80", "ErrorCode::AccessDenied\n"),
+        ("/line/nowhere/80", "ErrorCode::NameUnresolvable\n"),
+    ] {
+        assert_eq!(text(http.call(get(path)).await.unwrap()).await, answer, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn instances_of_wasi_3_are_reused_when_asked() {
     let mut bench = Bench::prebuilt("relay").await;
     bench.spec.instances.max_requests_per_instance = 10;
