@@ -10,7 +10,9 @@
 //! generic API tests follow from the row. This room decides; it never reads a clock, a store or a
 //! socket: the time that a row's age needs comes in as an argument.
 
-mod common;
+pub mod cluster_role;
+pub mod cluster_role_binding;
+pub mod common;
 pub mod config_map;
 pub mod cron;
 pub mod cron_job;
@@ -35,7 +37,10 @@ pub mod pod_template;
 #[cfg(test)]
 mod properties;
 pub mod quantity;
+pub mod rbac;
 pub mod replica_set;
+pub mod role;
+pub mod role_binding;
 pub mod runtime_class;
 pub mod schema;
 pub mod secret;
@@ -116,6 +121,10 @@ pub static KINDS: &[&dyn Kind] = &[
     &ingress::Ingress,
     &ingress_class::IngressClass,
     &runtime_class::RuntimeClass,
+    &cluster_role_binding::ClusterRoleBinding,
+    &cluster_role::ClusterRole,
+    &role_binding::RoleBinding,
+    &role::Role,
 ];
 
 /// A column as the kinds' tables write it; the description is filled by the Table codec from the schema.
@@ -227,6 +236,17 @@ pub trait Kind: Send + Sync + 'static {
     /// The text for the `Warning: 299` header of a DELETE that names no policy.
     fn deletion_warning(&self) -> Option<&'static str> {
         None
+    }
+
+    /// Fields that writes through an endpoint do not take (paths of names; "" is the main endpoint): a
+    /// manager owns nothing in them by such a write.
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        let has_status = self.info().subresources.iter().any(|sub| sub.name == "status");
+        match subresource {
+            "" if has_status => &[&["status"]],
+            "status" => &[&["spec"]],
+            _ => &[],
+        }
     }
 
     /// How long a deleted object stays while its end is awaited, of `_requested` or the kind's own;

@@ -3,6 +3,7 @@
 //! Each test has a cluster of its own, on free ports, in a directory of its own. Waiting is always for a
 //! condition with a deadline.
 
+mod apply;
 mod cli;
 mod compile;
 mod faults;
@@ -15,6 +16,7 @@ mod limits;
 mod metrics;
 mod neighbours;
 mod oracle;
+mod rbac;
 mod registry;
 mod rollout;
 mod shop;
