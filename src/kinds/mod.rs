@@ -12,8 +12,10 @@
 
 mod common;
 pub mod config_map;
+pub mod controller_revision;
 pub mod cron;
 pub mod cron_job;
+pub mod daemon_set;
 pub mod deployment;
 pub mod diff;
 pub mod endpoint_slice;
@@ -26,22 +28,32 @@ pub mod ingress;
 pub mod ingress_class;
 pub mod job;
 pub mod lease;
+pub mod limit_range;
 pub mod meta;
 pub mod names;
 pub mod namespace;
 pub mod node;
+pub mod persistent_volume;
+pub mod persistent_volume_claim;
+pub mod placement;
 pub mod pod;
+pub mod pod_disruption_budget;
 pub mod pod_template;
+pub mod pod_template_kind;
+pub mod priority_class;
 #[cfg(test)]
 mod properties;
 pub mod quantity;
 pub mod replica_set;
+pub mod replication_controller;
 pub mod runtime_class;
 pub mod schema;
 pub mod secret;
 pub mod selector;
 pub mod service;
 pub mod service_account;
+pub mod stateful_set;
+pub mod storage_class;
 pub mod time;
 pub mod workload;
 
@@ -107,7 +119,15 @@ pub static KINDS: &[&dyn Kind] = &[
     &service_account::ServiceAccount,
     &event::Event,
     &event_v1::EventV1,
+    &replication_controller::ReplicationController,
+    &pod_template_kind::PodTemplate,
+    &persistent_volume::PersistentVolume,
+    &persistent_volume_claim::PersistentVolumeClaim,
+    &limit_range::LimitRange,
     &lease::Lease,
+    &controller_revision::ControllerRevision,
+    &daemon_set::DaemonSet,
+    &stateful_set::StatefulSet,
     &replica_set::ReplicaSet,
     &deployment::Deployment,
     &job::Job,
@@ -116,6 +136,9 @@ pub static KINDS: &[&dyn Kind] = &[
     &ingress::Ingress,
     &ingress_class::IngressClass,
     &runtime_class::RuntimeClass,
+    &storage_class::StorageClass,
+    &pod_disruption_budget::PodDisruptionBudget,
+    &priority_class::PriorityClass,
 ];
 
 /// A column as the kinds' tables write it; the description is filled by the Table codec from the schema.

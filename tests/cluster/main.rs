@@ -8,6 +8,7 @@ mod compile;
 mod faults;
 mod harness;
 mod healing;
+mod kinds;
 mod kubectl;
 mod limits;
 mod metrics;

@@ -3,6 +3,7 @@
 mod binding;
 mod create;
 mod delete;
+mod eviction;
 mod finalize;
 mod get;
 mod list;
@@ -83,6 +84,7 @@ async fn dispatch(call: Call, body: Body) -> Result<Response, ApiError> {
         ("patch", "" | "status") => patch::patch(&call, body).await,
         ("delete", "") => delete::delete(&call, body).await,
         ("deletecollection", "") => delete::collection(&call, body).await,
+        ("create", "eviction") => eviction::evict(&call, body).await,
         ("create", "binding") => binding::bind(&call, body).await,
         ("update", "finalize") => finalize::finalize(&call, body).await,
         ("get", "log") => log::log(&call).await,

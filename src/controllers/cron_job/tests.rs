@@ -17,7 +17,8 @@ struct World {
 
 impl World {
     fn new(spec: Value) -> Self {
-        let job = json!({"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}});
+        let job =
+            json!({"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}});
         let mut object = json!({"metadata": {"name": "tick", "namespace": "ns"}, "spec": {
             "schedule": "*/5 * * * *", "concurrencyPolicy": "Allow", "jobTemplate": {
                 "metadata": {"labels": {"a": "b"}}, "spec": job},
@@ -96,9 +97,15 @@ fn each_moment_gets_its_job_once() {
     assert_eq!(world.names(), ["tick-29453765"]);
     let job = serde_json::to_value(&world.jobs()[0]).expect("JSON");
     assert_eq!(job["metadata"]["annotations"][super::SCHEDULED], "2026-01-01T00:05:00Z");
-    assert_eq!((&job["metadata"]["labels"], &job["metadata"]["ownerReferences"][0]["kind"]), (&json!({"a": "b"}), &json!("CronJob")));
+    assert_eq!(
+        (&job["metadata"]["labels"], &job["metadata"]["ownerReferences"][0]["kind"]),
+        (&json!({"a": "b"}), &json!("CronJob"))
+    );
     let status = world.status();
-    assert_eq!((&status["lastScheduleTime"], &status["active"][0]["name"]), (&json!("2026-01-01T00:05:00Z"), &json!("tick-29453765")));
+    assert_eq!(
+        (&status["lastScheduleTime"], &status["active"][0]["name"]),
+        (&json!("2026-01-01T00:05:00Z"), &json!("tick-29453765"))
+    );
     let first = world.jobs()[0].clone();
     world.end(&first, "Complete");
     world.at("00:07:00");

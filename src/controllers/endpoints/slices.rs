@@ -9,9 +9,9 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::super::claim::controller_reference;
 use super::super::diff::merge_patch;
 use super::super::pods;
-use super::super::claim::controller_reference;
 use super::{HEADLESS, MANAGED_BY, SERVICE_NAME};
 use crate::reconcile::{Cluster, ObjectKey, Plan, Queue, Reconciler, Shared, Write};
 

@@ -131,8 +131,7 @@ fn retry_indexes(now: Timestamp, job: &Job, tally: &Tally<'_>, count: usize, pla
 /// How long to wait before the next try: the failures since the last success decide.
 fn backoff<'a>(now: Timestamp, job: &Job, pods: impl Iterator<Item = &'a Arc<Pod>>) -> Option<Duration> {
     let ended = |pod: &&Arc<Pod>| pods::phase(pod) == "Succeeded" || has_failed(pod, job);
-    let mut ended: Vec<(Option<Timestamp>, &Arc<Pod>)> =
-        pods.filter(ended).map(|pod| (ended_at(pod), pod)).collect();
+    let mut ended: Vec<(Option<Timestamp>, &Arc<Pod>)> = pods.filter(ended).map(|pod| (ended_at(pod), pod)).collect();
     ended.sort_by_key(|(at, _)| *at);
     let failures = ended.iter().rev().take_while(|(_, pod)| pods::phase(pod) != "Succeeded").count();
     let (_, last) = ended.last().filter(|_| failures > 0)?;
@@ -227,7 +226,8 @@ fn tell_index(container: &mut Container) {
     if env.iter().any(|variable| variable.name == NAME) {
         return;
     }
-    let field_ref = ObjectFieldSelector { field_path: format!("metadata.labels['{}']", index::INDEX), api_version: None };
+    let field_ref =
+        ObjectFieldSelector { field_path: format!("metadata.labels['{}']", index::INDEX), api_version: None };
     let source = EnvVarSource { field_ref: Some(field_ref), ..EnvVarSource::default() };
     env.push(EnvVar { name: NAME.to_owned(), value: None, value_from: Some(source) });
 }

@@ -145,7 +145,8 @@ pub(super) fn conclude(
     plan: &mut Plan,
 ) {
     let Some(outcome) = outcome else { return };
-    let (decision, end) = if outcome.success { ("SuccessCriteriaMet", "Complete") } else { ("FailureTarget", "Failed") };
+    let (decision, end) =
+        if outcome.success { ("SuccessCriteriaMet", "Complete") } else { ("FailureTarget", "Failed") };
     if condition(status, decision).is_none() {
         set(status, new_condition(now, decision, "True", &outcome.reason, &outcome.message));
     }

@@ -201,8 +201,7 @@ pub(super) fn plan(now: Timestamp, view: &JobView) -> Plan {
         expire(now, job, &old, &mut plan);
         return plan;
     }
-    let claim =
-        Claim { owner: job, selector: selector(job), adoptable: |_| true, finalizer: Some(FINALIZER) };
+    let claim = Claim { owner: job, selector: selector(job), adoptable: |_| true, finalizer: Some(FINALIZER) };
     let claimed = claim.pods(&view.pods, &view.orphans, &mut plan);
     let mut status = old.clone();
     if status.start_time.is_none() && spec(job).suspend != Some(true) {

@@ -55,7 +55,8 @@ impl World {
     fn view(&self) -> JobView {
         let job = Arc::new(self.job());
         let uid = job.metadata.uid.clone().unwrap_or_default();
-        let (pods, orphans) = self.pods().into_iter().map(Arc::new).partition(|pod| owner_uid(&pod.metadata) == Some(&uid));
+        let (pods, orphans) =
+            self.pods().into_iter().map(Arc::new).partition(|pod| owner_uid(&pod.metadata) == Some(&uid));
         JobView { job, pods, orphans }
     }
 
@@ -112,7 +113,11 @@ impl World {
 
     fn conditions(&self) -> Vec<String> {
         let conditions = self.job().status.and_then(|s| s.conditions).unwrap_or_default();
-        conditions.into_iter().filter(|c| c.status == "True").map(|c| format!("{} {}", c.type_, c.reason.unwrap_or_default())).collect()
+        conditions
+            .into_iter()
+            .filter(|c| c.status == "True")
+            .map(|c| format!("{} {}", c.type_, c.reason.unwrap_or_default()))
+            .collect()
     }
 }
 
@@ -185,7 +190,8 @@ fn failures_are_spaced_out_and_end_the_job_at_its_limit() {
 
 #[test]
 fn a_failed_job_stops_its_pods_before_it_has_failed() {
-    let mut world = World::new(json!({"completions": 2, "parallelism": 2, "backoffLimit": 0, "podReplacementPolicy": "Failed"}));
+    let mut world =
+        World::new(json!({"completions": 2, "parallelism": 2, "backoffLimit": 0, "podReplacementPolicy": "Failed"}));
     world.settle();
     let first = world.running()[0].clone();
     world.end(&first, 1);
@@ -329,7 +335,10 @@ fn a_finished_job_goes_after_its_time_and_another_managers_is_left_alone() {
     let rest = world.settle();
     assert_eq!(rest.requeue_after.map(|after| after.as_secs()), Some(100));
     let last = plan(at(world.now + 100), &world.view());
-    assert!(matches!(Fake::writes(&last)[..], [Write { action: Action::Delete { propagation: Some("Foreground"), .. }, .. }]));
+    assert!(matches!(
+        Fake::writes(&last)[..],
+        [Write { action: Action::Delete { propagation: Some("Foreground"), .. }, .. }]
+    ));
     let mut other = World::new(json!({"managedBy": "example.com/other"}));
     other.settle();
     assert!(other.pods().is_empty());

@@ -108,7 +108,10 @@ fn domain_prefixed_path(errors: &mut Errors, at: &Field<'_>) {
     errors.invalid_each(&Field::new(at.path.clone(), &Value::from(host)), names::dns1123_subdomain(host));
     if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b)) {
         let value = Value::from(path);
-        errors.invalid(&Field::new(at.path.clone(), &value), "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')");
+        errors.invalid(
+            &Field::new(at.path.clone(), &value),
+            "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')",
+        );
     }
 }
 
@@ -326,10 +329,7 @@ fn completions_update(errors: &mut Errors, new: &Field<'_>, old: &Field<'_>) {
     if new.get("completionMode").str() != "Indexed" {
         return meta::immutable(errors, &completions, &before);
     }
-    if completions.value != before.value
-        && completions.exists()
-        && completions.int() != new.get("parallelism").int()
-    {
+    if completions.value != before.value && completions.exists() && completions.int() != new.get("parallelism").int() {
         errors.invalid(&completions, "can only be modified in tandem with spec.parallelism");
     }
 }

@@ -67,7 +67,9 @@ fn policies_are_checked() {
         ),
         (
             json!({"podFailurePolicy": {"rules": [{"action": "FailIndex", "onExitCodes": {"operator": "NotIn", "values": [1]}}]}}),
-            &["spec.podFailurePolicy.rules[0].action: Invalid value: \"FailIndex\": requires the backoffLimitPerIndex to be set"],
+            &[
+                "spec.podFailurePolicy.rules[0].action: Invalid value: \"FailIndex\": requires the backoffLimitPerIndex to be set",
+            ],
         ),
         (
             json!({"successPolicy": {"rules": [{"succeededCount": 9, "succeededIndexes": "0-1"}]}, "completions": 3, "completionMode": "Indexed"}),
@@ -124,18 +126,24 @@ fn a_status_ends_once() {
         new["status"] = status;
         new
     };
-    let done = status(json!({"completionTime": "2026-01-01T00:00:00Z", "conditions": [{"type": "Complete", "status": "True"}]}));
+    let done = status(
+        json!({"completionTime": "2026-01-01T00:00:00Z", "conditions": [{"type": "Complete", "status": "True"}]}),
+    );
     assert!(Job.validate_status_update(&done, &job).is_empty());
     assert_eq!(
         texts(&Job.validate_status_update(&status(json!({"active": 1})), &done)),
-        ["status.conditions: Invalid value: null: cannot disable the terminal Job Complete=True condition",
-         "status.completionTime: Invalid value: null: field is immutable"]
+        [
+            "status.conditions: Invalid value: null: cannot disable the terminal Job Complete=True condition",
+            "status.completionTime: Invalid value: null: field is immutable"
+        ]
     );
     let both = json!({"active": 1, "conditions": [{"type": "Failed", "status": "True"}], "uncountedTerminatedPods": {"failed": ["a"]}});
     assert_eq!(
         texts(&Job.validate_status_update(&status(both), &job)),
-        ["status.active: Invalid value: 1: active>0 is invalid for finished job",
-         "status.uncountedTerminatedPods: Invalid value: {\"failed\":[\"a\"]}: uncountedTerminatedPods needs to be empty for finished job"]
+        [
+            "status.active: Invalid value: 1: active>0 is invalid for finished job",
+            "status.uncountedTerminatedPods: Invalid value: {\"failed\":[\"a\"]}: uncountedTerminatedPods needs to be empty for finished job"
+        ]
     );
 }
 
@@ -144,7 +152,8 @@ fn rows_show_how_far_it_is() {
     let now = "2026-01-01T00:02:00Z".parse().expect("a time");
     let mut shown = job(json!({"spec": {"parallelism": 3}}));
     shown["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
-    let cells = |job: &Value| Job.row(job, now)[1..4].iter().map(|c| c.as_str().unwrap_or("").to_owned()).collect::<Vec<_>>();
+    let cells =
+        |job: &Value| Job.row(job, now)[1..4].iter().map(|c| c.as_str().unwrap_or("").to_owned()).collect::<Vec<_>>();
     assert_eq!(cells(&shown), ["Running", "0/1 of 3", ""]);
     shown["status"] = json!({"startTime": "2026-01-01T00:00:30Z", "succeeded": 1,
         "conditions": [{"type": "Failed", "status": "True", "lastTransitionTime": "2026-01-01T00:01:00Z"}]});
