@@ -37,7 +37,7 @@ impl Kind for LimitRange {
     /// A container's default limit is its maximum, its default request that limit or else its minimum.
     fn default(&self, object: &mut Value) {
         object_mut(object, "spec");
-        for item in object["spec"]["limits"].as_array_mut().into_iter().flatten() {
+        for item in object["spec"].get_mut("limits").and_then(Value::as_array_mut).into_iter().flatten() {
             for list in ["default", "defaultRequest", "max", "min", "maxLimitRequestRatio"] {
                 if !item[list].is_null() {
                     quantity::normalize_list(&mut item[list]);
@@ -108,10 +108,9 @@ fn validate_item(errors: &mut Errors, item: &Field<'_>) {
     let [max, min, default, request, ratio] = &lists;
     let kind = item.get("type");
     if kind.str() == "Pod" {
-        for (list, name) in [(default, "default"), (request, "defaultRequest")] {
+        for list in [default, request] {
             if !list.is_empty() {
                 errors.forbidden(list, "may not be specified when `type` is 'Pod'");
-                let _ = name;
             }
         }
     }

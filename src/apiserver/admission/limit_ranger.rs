@@ -81,7 +81,7 @@ fn fill(amounts: &Value, container: &mut Value, to: &str) -> Vec<String> {
         }
     }
     if own.is_empty() {
-        container["resources"].as_object_mut().map(|resources| resources.remove(to));
+        object_mut(container, "resources").remove(to);
     }
     names
 }
