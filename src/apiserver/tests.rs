@@ -158,6 +158,16 @@ fn sample(kind: &dyn Kind) -> Value {
         ("batch", "cronjobs") => json!({"spec": {"schedule": "@daily", "jobTemplate": {"spec": {"template": job}}}}),
         ("policy", "poddisruptionbudgets") => json!({"spec": {"minAvailable": 1}}),
         ("scheduling.k8s.io", _) => json!({"value": 7}),
+        ("networking.k8s.io", "networkpolicies") => json!({"spec": {"podSelector": {}}}),
+        ("storage.k8s.io", "csidrivers") => json!({"spec": {}}),
+        ("storage.k8s.io", "csinodes") => json!({"spec": {"drivers": []}}),
+        ("storage.k8s.io", "csistoragecapacities") => json!({"storageClassName": "s"}),
+        ("storage.k8s.io", "volumeattachments") => {
+            json!({"spec": {"attacher": "d.example.com", "nodeName": "n", "source": {"persistentVolumeName": "p"}}})
+        }
+        ("storage.k8s.io", "volumeattributesclasses") => {
+            json!({"driverName": "d.example.com", "parameters": {"a": "b"}})
+        }
         ("storage.k8s.io", "storageclasses") => json!({"provisioner": "example.com/p"}),
         ("discovery.k8s.io", _) => json!({"addressType": "IPv4", "endpoints": []}),
         ("networking.k8s.io", "ingresses") => {

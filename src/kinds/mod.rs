@@ -15,6 +15,9 @@ pub mod config_map;
 pub mod controller_revision;
 pub mod cron;
 pub mod cron_job;
+pub mod csi_driver;
+pub mod csi_node;
+pub mod csi_storage_capacity;
 pub mod daemon_set;
 pub mod deployment;
 pub mod diff;
@@ -32,6 +35,7 @@ pub mod limit_range;
 pub mod meta;
 pub mod names;
 pub mod namespace;
+pub mod network_policy;
 pub mod node;
 pub mod persistent_volume;
 pub mod persistent_volume_claim;
@@ -44,8 +48,10 @@ pub mod priority_class;
 #[cfg(test)]
 mod properties;
 pub mod quantity;
+pub mod quota;
 pub mod replica_set;
 pub mod replication_controller;
+pub mod resource_quota;
 pub mod runtime_class;
 pub mod schema;
 pub mod secret;
@@ -55,6 +61,8 @@ pub mod service_account;
 pub mod stateful_set;
 pub mod storage_class;
 pub mod time;
+pub mod volume_attachment;
+pub mod volume_attributes_class;
 pub mod workload;
 
 use serde_json::Value;
@@ -123,6 +131,7 @@ pub static KINDS: &[&dyn Kind] = &[
     &pod_template_kind::PodTemplate,
     &persistent_volume::PersistentVolume,
     &persistent_volume_claim::PersistentVolumeClaim,
+    &resource_quota::ResourceQuota,
     &limit_range::LimitRange,
     &lease::Lease,
     &controller_revision::ControllerRevision,
@@ -136,7 +145,13 @@ pub static KINDS: &[&dyn Kind] = &[
     &ingress::Ingress,
     &ingress_class::IngressClass,
     &runtime_class::RuntimeClass,
+    &network_policy::NetworkPolicy,
     &storage_class::StorageClass,
+    &csi_driver::CSIDriver,
+    &csi_node::CSINode,
+    &csi_storage_capacity::CSIStorageCapacity,
+    &volume_attachment::VolumeAttachment,
+    &volume_attributes_class::VolumeAttributesClass,
     &pod_disruption_budget::PodDisruptionBudget,
     &priority_class::PriorityClass,
 ];

@@ -232,3 +232,24 @@ fn limits_of_a_namespace_are_given_and_held() {
     let refused = cluster.try_kubectl(&["run", "big", "--image=hello:1", "--overrides", big]);
     assert!(both(&refused).contains("maximum memory usage per Container is 128Mi"), "{}", both(&refused));
 }
+
+#[test]
+fn a_quota_is_held_and_given_back() {
+    if kubectls().is_empty() {
+        return;
+    }
+    let cluster = Cluster::start();
+    cluster.kubectl(&["create", "namespace", "small"]);
+    cluster.kubectl(&["create", "quota", "q", "--hard=pods=2,count/jobs.batch=0", "-n", "small"]);
+    cluster.kubectl(&["create", "deployment", "web", "--image=hello:1", "--replicas=3", "-n", "small"]);
+    eventually("two pods, and why there are no more", PATIENCE, || {
+        let told = cluster.kubectl(&["describe", "replicaset", "-n", "small"]);
+        let quota = cluster.kubectl(&["describe", "quota", "q", "-n", "small"]);
+        let used = quota.lines().any(|line| line.split_whitespace().collect::<Vec<_>>() == ["pods", "2", "2"]);
+        (used && told.contains("exceeded quota: q")).then_some(()).ok_or(format!("{told}{quota}"))
+    });
+    let refused = cluster.try_kubectl(&["create", "job", "j", "--image=job:1", "-n", "small"]);
+    assert!(both(&refused).contains("exceeded quota: q, requested: count/jobs.batch=1"), "{}", both(&refused));
+    cluster.kubectl(&["patch", "quota", "q", "-n", "small", "-p", r#"{"spec":{"hard":{"pods":"3"}}}"#]);
+    cluster.kubectl(&["rollout", "status", "deployment/web", "-n", "small", "--timeout=120s"]);
+}

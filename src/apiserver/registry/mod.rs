@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::admission::{self, Operation};
 use super::allocate::Allocator;
+use super::quota::Ledger;
 use super::status::ApiError;
 use crate::kinds::meta as kmeta;
 use crate::kinds::{Kind, KindInfo};
@@ -30,6 +31,7 @@ const NAME_ATTEMPTS: usize = 8;
 pub struct Registry {
     pub store: Arc<dyn Store>,
     pub allocator: Allocator,
+    pub quotas: Ledger,
 }
 
 /// One object's place.
@@ -70,7 +72,7 @@ pub struct Written {
 
 impl Registry {
     pub fn new(store: Arc<dyn Store>, allocator: Allocator) -> Self {
-        Self { store, allocator }
+        Self { store, allocator, quotas: Ledger::default() }
     }
 
     pub fn entry(&self, place: Place<'_>) -> Result<Entry, ApiError> {
@@ -98,6 +100,8 @@ impl Registry {
         let place = Place { kind, namespace, name: &name };
         admission::wait_for_prerequisites(self, place, &object).await;
         admission::admit(self, place, Operation::Create, &mut object, None)?;
+        // Held until the object is stored.
+        let _charge = self.quotas.charge(self, place, &object, None)?;
         if !kmeta::text(&object, "resourceVersion").is_empty() {
             return Err(ApiError::new(500, "", "resourceVersion should not be set on objects to be created"));
         }

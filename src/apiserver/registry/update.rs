@@ -6,6 +6,7 @@ use super::encoding::{self, Stored};
 use super::{Place, Registry, Written, decode, meta, store_error};
 use crate::apiserver::admission::{self, Operation};
 use crate::apiserver::allocate::Reservation;
+use crate::apiserver::quota::Charge;
 use crate::apiserver::status::ApiError;
 use crate::kinds::field::{Errors, Reason};
 use crate::kinds::meta as kmeta;
@@ -41,7 +42,7 @@ impl Registry {
             let old = decode(place, &entry)?;
             let mut new = change(&old)?;
             check_versions(place, &mut new, &old)?;
-            let (warnings, reservation) = self.prepare(place, lane, &mut new, &old)?;
+            let (warnings, reservation, _charge) = self.prepare(place, lane, &mut new, &old)?;
             validate(place, lane, &new, &old)?;
             let bytes = encoding::encode(place.kind, &new);
             let goes = may_go(place, &new);
@@ -84,8 +85,8 @@ impl Registry {
         lane: Lane,
         new: &mut Value,
         old: &Value,
-    ) -> Result<(Vec<String>, Reservation), ApiError> {
-        let nothing = (Vec::new(), self.allocator.nothing());
+    ) -> Result<(Vec<String>, Reservation, Option<Charge>), ApiError> {
+        let nothing = (Vec::new(), self.allocator.nothing(), None);
         if lane == Lane::Server {
             return Ok(nothing);
         }
@@ -97,9 +98,10 @@ impl Registry {
             return Ok(nothing);
         }
         admission::admit(self, place, Operation::Update, new, Some(old))?;
+        let charge = self.quotas.charge(self, place, new, Some(old))?;
         let reservation = self.allocator.on_update(place.kind, new, old)?;
         place.kind.prepare_update(new, old);
-        Ok((place.kind.warnings(new, Some(old)), reservation))
+        Ok((place.kind.warnings(new, Some(old)), reservation, charge))
     }
 }
 
