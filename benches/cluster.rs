@@ -1,10 +1,12 @@
 //! The whole, through the binary: what a user of `coracle up` waits for, and what it weighs.
 //!
 //! `cargo bench --bench cluster` measures everything; `cargo bench --bench cluster -- heal kill` only
-//! the sections named: `start`, `apply`, `thousand`, `heal`, `kill`, `requests`. Each starts a cluster of
-//! its own, on free ports, in a directory of its own. Nothing is asserted: the goals are printed beside
+//! the sections named: `start`, `apply`, `thousand`, `density`, `live`, `neighbour`, `heal`, `kill`,
+//! `requests`. Each starts a cluster of its own, on free ports, in a directory of its own. Nothing is asserted: the goals are printed beside
 //! the figures. `requests` needs `wrk` and `wasmtime` on the PATH, and says so when they are missing.
 
+#[path = "cluster/dense.rs"]
+mod dense;
 #[path = "cluster/harness.rs"]
 mod harness;
 #[path = "cluster/sections.rs"]
@@ -20,6 +22,9 @@ const SECTIONS: &[Section] = &[
     Section { name: "start", run: sections::start },
     Section { name: "apply", run: sections::apply },
     Section { name: "thousand", run: sections::thousand },
+    Section { name: "density", run: dense::density },
+    Section { name: "live", run: dense::live },
+    Section { name: "neighbour", run: dense::neighbour },
     Section { name: "heal", run: sections::heal },
     Section { name: "kill", run: sections::kill },
     Section { name: "requests", run: sections::requests },

@@ -120,6 +120,7 @@ fn requests(c: &mut Criterion) {
         node_port_ip: IpAddr::from([127, 0, 0, 1]),
         threads: 1,
         policy: Arc::new(DenyAll),
+        roots: None,
     };
     let network = runtime.block_on(Network::bind(config)).expect("the ingress binds");
     let _registration = network.local().register(pod.ip(), None, Arc::new(Hello));

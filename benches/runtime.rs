@@ -63,7 +63,7 @@ impl Pod {
     async fn new(host: &WasmRuntime, name: &str, instances: InstancePolicy) -> Self {
         let path = guest(name);
         let digest = digest_of(&std::fs::read(&path).expect("the guest is built"));
-        let source = ImageSource { reference: format!("{name}:1"), path, digest };
+        let source = ImageSource { reference: format!("{name}:1"), path, digest, snapshot: false };
         let spec = ContainerSpec {
             name: "main".to_owned(),
             image: host.prepare(&source).await.expect("the guest compiles"),

@@ -8,16 +8,28 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use axum::Router;
 use base64::Engine;
-use http::Request;
+use http::{HeaderName, HeaderValue, Request, header};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tower::ServiceExt;
 
+/// What the parts of the server call themselves; the owner of the fields that they write.
+const OWN_AGENT: &str = "coracle";
+/// Says to our API server that we have no use for `managedFields`; others do not know the header.
+const OMIT_OWNERS: HeaderName = HeaderName::from_static("coracle-omit-managed-fields");
+/// What node agents call themselves.
+const NODE_AGENT: &str = "coracle-node";
+
 /// A client that calls `router` in this process. The caller has layered the identity onto it.
 pub fn in_process(router: Router) -> Client {
-    let service = router.map_request(|request: Request<kube::client::Body>| request.map(axum::body::Body::new));
+    let service = router.map_request(|mut request: Request<kube::client::Body>| {
+        let headers = request.headers_mut();
+        headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(OWN_AGENT));
+        headers.insert(OMIT_OWNERS, HeaderValue::from_static("true"));
+        request.map(axum::body::Body::new)
+    });
     Client::new(service, "default")
 }
 
@@ -41,6 +53,8 @@ pub fn from_pem(server: &str, ca_pem: &str, cert_pem: &str, key_pem: &str) -> Re
         client_key_data: Some(encode(key_pem).into()),
         ..AuthInfo::default()
     };
+    config.headers.push((header::USER_AGENT, HeaderValue::from_static(NODE_AGENT)));
+    config.headers.push((OMIT_OWNERS, HeaderValue::from_static("true")));
     // A watch may be silent for long; its reader notices a dead server by the end of the connection.
     config.read_timeout = None;
     Client::try_from(config).context("cannot make a client")

@@ -93,6 +93,11 @@ pub fn free_address() -> SocketAddr {
 
 /// One GET on a connection of its own: the status, or 0 when there was no answer.
 pub fn status_of(address: SocketAddr, host: &str, path: &str) -> u16 {
+    text_of(address, host, path).split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0)
+}
+
+/// The whole answer to one GET; empty when there was none.
+pub fn text_of(address: SocketAddr, host: &str, path: &str) -> String {
     let ask = || -> std::io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect(address)?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
@@ -100,8 +105,7 @@ pub fn status_of(address: SocketAddr, host: &str, path: &str) -> u16 {
         stream.read_to_end(&mut answer)?;
         Ok(answer)
     };
-    let answer = ask().unwrap_or_default();
-    String::from_utf8_lossy(&answer).split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0)
+    String::from_utf8_lossy(&ask().unwrap_or_default()).into_owned()
 }
 
 /// Resident bytes of a process, and how many of them are files' pages (its own code among them).

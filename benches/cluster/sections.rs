@@ -13,11 +13,11 @@ use serde_json::json;
 
 use crate::harness::{Cluster, PATIENCE, cpu_time, free_address, median, mib, percentiles, resident, status_of};
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
 }
 
-fn scratch() -> tempfile::TempDir {
+pub fn scratch() -> tempfile::TempDir {
     tempfile::tempdir().expect("a directory")
 }
 
@@ -43,7 +43,7 @@ pub fn start() {
 }
 
 /// Lets what follows a start (first leases, controllers' scans) pass.
-fn settle() {
+pub fn settle() {
     std::thread::sleep(Duration::from_secs(2));
 }
 
@@ -109,7 +109,7 @@ async fn deploy(deployments: &Api<Deployment>, name: &str, replicas: i32) -> Dur
     started.elapsed()
 }
 
-async fn wait_until_ready(deployments: &Api<Deployment>, name: &str, replicas: i32) {
+pub async fn wait_until_ready(deployments: &Api<Deployment>, name: &str, replicas: i32) {
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let mut seen = watcher(deployments.clone(), config).applied_objects().boxed();
     while let Some(deployment) = seen.try_next().await.expect("a watch") {

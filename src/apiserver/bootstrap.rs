@@ -1,17 +1,22 @@
-//! What is there before the first client: namespaces, the Service of the API itself, the classes.
+//! What is there before the first client: namespaces, the Service of the API itself, the classes, the
+//! roles.
 //!
 //! Made at each start if missing; what exists is left as it is, except the address of the API server,
-//! which may have changed.
+//! which may have changed, and the rules of the first roles, which get back what they lack.
 
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
+use super::auth::rbac::roles;
+use super::registry::owners::Owner;
 use super::registry::update::Lane;
 use super::registry::{Place, Registry};
 use super::status::ApiError;
 use super::{ApiServer, hooks};
 use crate::kinds::Kind;
+use crate::kinds::cluster_role::ClusterRole;
+use crate::kinds::cluster_role_binding::ClusterRoleBinding;
 use crate::kinds::endpoint_slice::EndpointSlice;
 use crate::kinds::endpoints::Endpoints;
 use crate::kinds::ingress_class::{self, IngressClass};
@@ -40,6 +45,7 @@ pub async fn run(server: &ApiServer) -> Result<(), ApiError> {
         ensure(registry, &PriorityClass, "", class).await?;
     }
     ensure(registry, &Service, "default", kubernetes_service(server)).await?;
+    ensure_roles(registry).await?;
     let address = server.config.api_address;
     ensure_current(registry, &EndpointSlice, kubernetes_slice(address)).await?;
     ensure_current(registry, &Endpoints, kubernetes_endpoints(address)).await
@@ -61,9 +67,32 @@ async fn ensure(registry: &Registry, kind: &'static dyn Kind, namespace: &str, o
     if registry.store.get(&Place { kind, namespace, name: &name }.key()).is_some() {
         return Ok(());
     }
-    match registry.create(kind, namespace, object, false).await {
+    match registry.create(kind, namespace, object, &Owner::own(), false).await {
         Err(error) if error.reason() != "AlreadyExists" => Err(error),
         _ => Ok(()),
+    }
+}
+
+/// Makes the first roles and bindings, or gives them back what they lack. All at a time, so that they
+/// share a sync of the disk.
+async fn ensure_roles(registry: &Registry) -> Result<(), ApiError> {
+    let (roles, bindings) = roles::first();
+    let roles = roles.into_iter().map(|role| ensure_complete(registry, &ClusterRole, role));
+    futures::future::try_join_all(roles).await?;
+    let bindings = bindings.into_iter().map(|binding| ensure_complete(registry, &ClusterRoleBinding, binding));
+    futures::future::try_join_all(bindings).await.map(|_| ())
+}
+
+async fn ensure_complete(registry: &Registry, kind: &'static dyn Kind, wanted: Value) -> Result<(), ApiError> {
+    let name = kmeta::text(&wanted, "name").to_owned();
+    let place = Place { kind, namespace: "", name: &name };
+    match registry.find(place) {
+        None => ensure(registry, kind, "", wanted).await,
+        Some(present) if roles::completed(&present, &wanted).is_none() => Ok(()),
+        Some(_) => {
+            let change = |old: &Value| Ok(roles::completed(old, &wanted).unwrap_or_else(|| old.clone()));
+            registry.update(place, Lane::Main, &Owner::own(), false, &change).await.map(|_| ())
+        }
     }
 }
 
@@ -76,7 +105,7 @@ async fn ensure_current(registry: &Registry, kind: &'static dyn Kind, object: Va
         new["metadata"] = old["metadata"].clone();
         Ok(new)
     };
-    registry.update(place, Lane::Main, false, &change).await.map(|_| ())
+    registry.update(place, Lane::Main, &Owner::own(), false, &change).await.map(|_| ())
 }
 
 fn ingress_class() -> Value {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
+use super::auth::accounts::openid_configuration;
 use super::codec::negotiate::{Accept, NOT_ACCEPTABLE, Representation, Shape, negotiate};
 use super::discovery::{Discovery, etag, not_modified};
 use super::openapi::{self, Document};
@@ -41,6 +42,12 @@ pub async fn answer(
             None if discovery.group(group).is_some() => return Err(ApiError::no_resource()),
             None => return Ok(None),
         },
+        [".well-known", "openid-configuration"] => plain(headers, &openid_configuration())?,
+        ["openid", "v1", "jwks"] => {
+            let mut response = plain(headers, &server.accounts.key.jwks())?;
+            response.headers_mut().insert(header::CONTENT_TYPE, JWKS);
+            response
+        }
         ["openapi", "v3"] => openapi_document(headers, || Some(openapi::index()), TEXT).await?,
         ["openapi", "v3", rest @ ..] => {
             let path = rest.join("/");
@@ -53,6 +60,7 @@ pub async fn answer(
 }
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const JWKS: HeaderValue = HeaderValue::from_static("application/jwk-set+json");
 /// What upstream calls its index, although it is JSON.
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 

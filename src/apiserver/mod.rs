@@ -31,6 +31,7 @@ mod registry;
 mod relay;
 mod relay_stream;
 mod reply;
+mod reviews;
 mod selector;
 pub mod serve;
 pub mod status;
@@ -49,13 +50,22 @@ use axum::response::{IntoResponse, Response};
 use http::Request;
 use hyper::upgrade::OnUpgrade;
 use ipnet::Ipv4Net;
+use jiff::Timestamp;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::kinds::Kind;
+use crate::kinds::node::Node;
+use crate::kinds::pod::Pod;
+use crate::kinds::secret::Secret;
+use crate::kinds::service_account::ServiceAccount;
 use crate::store::Store;
 use allocate::Allocator;
 use auth::User;
+use auth::accounts::{self, AccountKey, Believed};
 use auth::authorize::authorize;
+use auth::impersonate::impersonate;
+use auth::rbac::policy::Policy;
 use limits::Limits;
 use measured::Summaries;
 use options::Query;
@@ -76,6 +86,10 @@ pub struct ApiConfig {
     pub api_address: SocketAddr,
     /// Certificate and trust for calls to nodes; without it logs cannot be read.
     pub node_tls: Option<rustls::ClientConfig>,
+    /// What signs the tokens of service accounts; without it a key is made that ends with the process.
+    pub account_key: Option<AccountKey>,
+    /// The authority's certificate, for Secrets that hold a token.
+    pub ca_pem: String,
 }
 
 impl ApiConfig {
@@ -87,6 +101,8 @@ impl ApiConfig {
             node_ports: 30000..=32767,
             api_address: SocketAddr::from(([127, 0, 0, 1], 6443)),
             node_tls: None,
+            account_key: None,
+            ca_pem: String::new(),
         }
     }
 }
@@ -104,9 +120,16 @@ pub struct Inner {
     node_client: Option<NodeClient>,
     summaries: Summaries,
     streams: Arc<Semaphore>,
+    accounts: Accounts,
     config: Facts,
     /// Set when the server stops: watches end, presence says nothing any more.
     shutdown: CancellationToken,
+}
+
+/// What tokens of service accounts are made of.
+struct Accounts {
+    key: AccountKey,
+    ca_pem: String,
 }
 
 struct Facts {
@@ -125,7 +148,11 @@ impl Deref for ApiServer {
 impl ApiServer {
     /// Builds the server and makes the objects that must be there (namespaces, `default/kubernetes`, …).
     pub async fn start(config: ApiConfig) -> Result<Self, ApiError> {
-        let ApiConfig { store, service_cidr, node_ports, api_address, node_tls } = config;
+        let ApiConfig { store, service_cidr, node_ports, api_address, node_tls, account_key, ca_pem } = config;
+        let key = match account_key {
+            Some(key) => key,
+            None => AccountKey::in_memory().map_err(ApiError::internal)?,
+        };
         let server = Self(Arc::new(Inner {
             registry: Registry::new(store, Allocator::new(service_cidr, node_ports)),
             changes: Changes::default(),
@@ -134,6 +161,7 @@ impl ApiServer {
             node_client: node_tls.map(relay::client),
             summaries: Summaries::default(),
             streams: Arc::new(Semaphore::new(relay_stream::MAX_STREAMS)),
+            accounts: Accounts { key, ca_pem },
             config: Facts { service_cidr, api_address },
             shutdown: CancellationToken::new(),
         }));
@@ -146,6 +174,26 @@ impl ApiServer {
     /// The whole API. Requests carry their [`User`] as an extension; one without is anonymous.
     pub fn router(&self) -> Router {
         Router::new().fallback(handle).with_state(self.clone())
+    }
+
+    /// Who holds a token of a service account; `None` for one that is not believed.
+    pub fn account(&self, token: &str) -> Option<User> {
+        self.believe(token, &[]).ok().map(|believed| believed.user)
+    }
+
+    /// Believes a token for one of `audiences` (none: for this server), or says why not.
+    fn believe(&self, token: &str, audiences: &[String]) -> Result<Believed, &'static str> {
+        let claims = self.accounts.key.verify(token).ok_or("the token was not signed by this cluster")?;
+        let find = |kind: &str, namespace: &str, name: &str| {
+            let kind: &'static dyn Kind = match kind {
+                "serviceaccounts" => &ServiceAccount,
+                "pods" => &Pod,
+                "secrets" => &Secret,
+                _ => &Node,
+            };
+            self.registry.find(registry::Place { kind, namespace, name })
+        };
+        accounts::check(&claims, audiences, &find, Timestamp::now())
     }
 
     /// Ends watches and stops judging nodes. Requests in flight finish.
@@ -165,6 +213,8 @@ async fn answer(server: ApiServer, request: Request<Body>) -> Result<Response, A
     let (mut parts, body) = request.into_parts();
     let upgrade = parts.extensions.remove::<OnUpgrade>();
     let user = parts.extensions.get::<User>().cloned().unwrap_or_else(User::anonymous);
+    let policy = server.registry.policies.current();
+    let user = impersonate(&policy, user, &parts.headers)?;
     let path = parts.uri.path();
     let query = Query::parse(parts.uri.query());
     if let Some(node) = path.strip_prefix("/coracle/v1/nodes/").and_then(|rest| rest.strip_suffix("/presence")) {
@@ -172,27 +222,37 @@ async fn answer(server: ApiServer, request: Request<Body>) -> Result<Response, A
     }
     if !is_resource_path(path) {
         let target = Target::plain(&parts.method, path);
-        authorize(&user, &target)?;
+        authorize(&policy, &user, &target)?;
         if let Some(document) = documents::answer(&server, &parts.method, path, &parts.headers).await? {
             return Ok(document);
         }
         return health::answer(&server, &parts.method, path).ok_or_else(ApiError::no_path);
     }
-    let (mut target, kind) = target::parse(&parts.method, path, query.bool("watch"))?;
-    if target.name.is_empty()
-        && let Some(name) = one_name(query.get("fieldSelector"))
-    {
-        // A list or watch of one object is a right to that object, as upstream judges it too.
-        let whole = std::mem::replace(&mut target.name, name.to_owned());
-        authorize(&user, &target)?;
-        target.name = whole;
-    } else {
-        authorize(&user, &target)?;
-    }
+    let (target, kind) = target::parse(&parts.method, path, query.bool("watch"))?;
+    permit(&policy, &user, &target, query.get("fieldSelector"))?;
     let limits = server.limits.clone();
     let long = target.is_long_running();
-    let call = verbs::Call { server, target, kind, query, headers: parts.headers, upgrade };
+    let call = verbs::Call { server, user, target, kind, query, headers: parts.headers, upgrade };
     limits.run(long, verbs::answer(call, body)).await
+}
+
+/// Lets `user` do what a request for a resource asks, or refuses.
+fn permit(policy: &Policy, user: &User, target: &Target, field_selector: &str) -> Result<(), ApiError> {
+    let mut asked = target.clone();
+    if target.name.is_empty()
+        && matches!(&*target.verb, "list" | "watch")
+        && let Some(name) = one_name(field_selector)
+    {
+        // A list or watch of one object is a right to that object, as upstream judges it too.
+        name.clone_into(&mut asked.name);
+    }
+    authorize(policy, user, &asked)?;
+    if target.verb == "get" && matches!(target.subresource.as_str(), "attach" | "exec" | "portforward") {
+        // A WebSocket begins as a GET; but to run something in a pod takes more than the right to read.
+        asked.verb = "create".into();
+        authorize(policy, user, &asked)?;
+    }
+    Ok(())
 }
 
 /// The name that a field selector pins down.
@@ -211,5 +271,7 @@ fn is_resource_path(path: &str) -> bool {
     }
 }
 
+#[cfg(test)]
+mod rights_tests;
 #[cfg(test)]
 mod tests;

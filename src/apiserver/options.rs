@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::codec::FieldValidation;
 use super::status::ApiError;
-use crate::kinds::field::{Errors, Reason};
+use crate::kinds::field::{Errors, Field, Reason};
+use crate::kinds::meta::validate_field_manager;
 
 /// A decoded query string. Keys may repeat.
 #[derive(Debug, Clone, Default)]
@@ -56,25 +57,40 @@ fn unescape(part: &str) -> String {
     percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
 }
 
-/// The longest `fieldManager`, in bytes.
-const FIELD_MANAGER_MAX_BYTES: usize = 128;
-
 /// Options of create, update and patch.
 #[derive(Debug, Clone, Default)]
 pub struct WriteOptions {
     pub dry_run: bool,
     pub field_validation: FieldValidation,
+    /// As sent; "" is unset.
+    pub field_manager: String,
+    /// Take what others own: apply only.
+    pub force: bool,
 }
 
 impl WriteOptions {
     /// `kind` is that of the options: `CreateOptions`, `UpdateOptions`, `PatchOptions`.
     pub fn from_query(query: &Query, kind: &str) -> Result<Self, ApiError> {
         let mut errors = Errors::default();
-        let dry_run = check_dry_run(&query.all("dryRun"), &mut errors);
-        if query.get("fieldManager").len() > FIELD_MANAGER_MAX_BYTES {
-            let detail = format!("may not be more than {FIELD_MANAGER_MAX_BYTES} bytes");
-            errors.push(Reason::TooLong, "fieldManager", None, detail);
+        if kind == "PatchOptions" && !query.get("force").is_empty() {
+            errors.push(Reason::Forbidden, "force", None, "may not be specified for non-apply patch");
         }
+        Self::read(query, kind, errors)
+    }
+
+    /// Options of server-side apply, which must say who applies.
+    pub fn of_apply(query: &Query) -> Result<Self, ApiError> {
+        let mut errors = Errors::default();
+        if query.get("fieldManager").is_empty() {
+            errors.push(Reason::Required, "fieldManager", None, "is required for apply patch");
+        }
+        Self::read(query, "PatchOptions", errors)
+    }
+
+    fn read(query: &Query, kind: &str, mut errors: Errors) -> Result<Self, ApiError> {
+        let field_manager = query.get("fieldManager").to_owned();
+        validate_field_manager(&mut errors, &Field::new("fieldManager".to_owned(), &field_manager.as_str().into()));
+        let dry_run = check_dry_run(&query.all("dryRun"), &mut errors);
         let given = query.get("fieldValidation");
         let field_validation = FieldValidation::parse(given).unwrap_or_else(|| {
             let supported = r#"supported values: "", "Ignore", "Strict", "Warn""#;
@@ -82,7 +98,7 @@ impl WriteOptions {
             FieldValidation::default()
         });
         refuse(kind, errors)?;
-        Ok(Self { dry_run, field_validation })
+        Ok(Self { dry_run, field_validation, field_manager, force: query.bool("force") })
     }
 }
 

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use super::ApiServer;
 use super::auth::{MASTERS, User};
 use super::registry::Place;
+use super::registry::owners::Owner;
 use super::registry::update::Lane;
 use super::reply;
 use super::status::ApiError;
@@ -153,7 +154,7 @@ async fn mark_lost(server: &ApiServer, node: &str, end: End) {
     }
     let place = Place { kind: &Node, namespace: "", name: node };
     let change = |old: &Value| Ok(with_unknown(old, end));
-    match server.registry.update(place, Lane::Status, false, &change).await {
+    match server.registry.update(place, Lane::Status, &Owner::own_by("status"), false, &change).await {
         Ok(_) => tracing::info!(node, ?end, "node is away"),
         // Deleted on purpose: there is nobody to mark.
         Err(error) if error.reason() == "NotFound" => {}

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::codec::negotiate::NOT_ACCEPTABLE;
 use super::codec::{Accept, Representation, negotiate};
 use super::options::Query;
-use super::registry::encoding::{self, Stored};
+use super::registry::encoding::{self, Form, Stored};
 use super::status::{ApiError, Details};
 use super::table::{IncludeObject, View};
 use crate::kinds::Kind;
@@ -28,7 +28,12 @@ const HUMAN_AGENTS: &[&str] = &["curl", "Wget", "Mozilla/5.0"];
 pub struct Look {
     pub representation: Representation,
     pub include: IncludeObject,
+    /// Plain JSON comes with `managedFields`.
+    pub owners: bool,
 }
+
+/// A header by which a client says that it has no use for `managedFields`. Our own parts send it.
+pub const OMIT_OWNERS: &str = "coracle-omit-managed-fields";
 
 impl Look {
     /// For endpoints of objects.
@@ -49,7 +54,7 @@ impl Look {
         let include = query.get("includeObject");
         let include = IncludeObject::parse(include)
             .ok_or_else(|| ApiError::bad_request(format!("unrecognized includeObject value: {include:?}")))?;
-        Ok(Self { representation, include })
+        Ok(Self { representation, include, owners: !headers.contains_key(OMIT_OWNERS) })
     }
 
     pub fn view<'a>(&self, kind: &'a dyn Kind) -> View<'a> {
@@ -79,7 +84,7 @@ impl Look {
         warnings: &[String],
     ) -> Result<Response, ApiError> {
         let mut response = if self.is_plain_json() {
-            json_bytes(code, stored.to_json(kind))
+            json_bytes(code, stored.to_json(kind, self.owners))
         } else {
             let object = encoding::decode(kind, &stored.bytes, stored.revision).map_err(ApiError::internal)?;
             self.value(code, &self.view(kind).object(object))
@@ -91,7 +96,7 @@ impl Look {
     /// A list of objects.
     pub fn list(&self, kind: &dyn Kind, items: &[Stored], meta: &ListMeta) -> Result<Response, ApiError> {
         if self.is_plain_json() {
-            return Ok(json_bytes(StatusCode::OK, list_bytes(kind, items, meta)));
+            return Ok(json_bytes(StatusCode::OK, list_bytes(kind, items, self.owners, meta)));
         }
         let info = kind.info();
         let items: Result<Vec<Value>, _> =
@@ -172,7 +177,7 @@ impl ListMeta {
     }
 }
 
-fn list_bytes(kind: &dyn Kind, items: &[Stored], meta: &ListMeta) -> Bytes {
+fn list_bytes(kind: &dyn Kind, items: &[Stored], owners: bool, meta: &ListMeta) -> Bytes {
     let info = kind.info();
     let total: usize = items.iter().map(|item| item.bytes.len() + 64).sum();
     let mut out = BytesMut::with_capacity(total + 256);
@@ -187,7 +192,7 @@ fn list_bytes(kind: &dyn Kind, items: &[Stored], meta: &ListMeta) -> Bytes {
         if i > 0 {
             out.put_u8(b',');
         }
-        encoding::splice(kind, &item.bytes, item.revision, false, &mut out);
+        encoding::splice(kind, &item.bytes, item.revision, Form { typed: false, owners }, &mut out);
     }
     out.put_slice(b"]}");
     out.freeze()

@@ -25,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use super::ApiServer;
 use super::auth::User;
 use super::auth::pki::{Credentials, Pki};
 use super::auth::tokens::Tokens;
@@ -58,7 +59,8 @@ impl Door {
     }
 
     /// Serves until `stop`; returns when the requests in flight have finished, or `DRAIN` is over.
-    pub async fn serve(self, router: Router, stop: CancellationToken) {
+    pub async fn serve(self, api: &ApiServer, router: Router, stop: CancellationToken) {
+        let holders = Holders { tokens: self.tokens, api: api.clone() };
         let graceful = GracefulShutdown::new();
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
@@ -76,9 +78,9 @@ impl Door {
                 () = stop.cancelled() => break,
             };
             let acceptor = self.acceptor.clone();
-            let (router, tokens, watcher) = (router.clone(), self.tokens.clone(), graceful.watcher());
+            let (router, holders, watcher) = (router.clone(), holders.clone(), graceful.watcher());
             tokio::spawn(async move {
-                if let Err(error) = connection(stream, acceptor, router, tokens, watcher).await {
+                if let Err(error) = connection(stream, acceptor, router, holders, watcher).await {
                     tracing::debug!(%peer, error = format!("{error:#}"), "connection ended");
                 }
                 drop(permit);
@@ -91,19 +93,32 @@ impl Door {
     }
 }
 
+/// Who holds which bearer token.
+#[derive(Clone)]
+struct Holders {
+    tokens: Tokens,
+    api: ApiServer,
+}
+
+impl Holders {
+    fn user(&self, token: &str) -> Option<User> {
+        self.tokens.user(token).or_else(|| self.api.account(token))
+    }
+}
+
 async fn connection(
     stream: TcpStream,
     acceptor: TlsAcceptor,
     router: Router,
-    tokens: Tokens,
+    holders: Holders,
     watcher: hyper_util::server::graceful::Watcher,
 ) -> Result<()> {
     stream.set_nodelay(true)?;
     let stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await.context("no handshake in time")??;
     let peer = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).and_then(certificate_user);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let (router, peer, tokens) = (router.clone(), peer.clone(), tokens.clone());
-        async move { Ok::<_, std::convert::Infallible>(answer(router, peer, &tokens, request).await) }
+        let (router, peer, holders) = (router.clone(), peer.clone(), holders.clone());
+        async move { Ok::<_, std::convert::Infallible>(answer(router, peer, &holders, request).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE);
@@ -117,13 +132,13 @@ async fn connection(
     watcher.watch(connection.into_owned()).await.map_err(|error| anyhow::anyhow!(error))
 }
 
-async fn answer(router: Router, peer: Option<User>, tokens: &Tokens, request: Request<Incoming>) -> Response<Body> {
+async fn answer(router: Router, peer: Option<User>, holders: &Holders, request: Request<Incoming>) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
     let bearer = parts.headers.remove(header::AUTHORIZATION);
     let user = match (peer, bearer.as_ref().map(|value| value.to_str().ok().and_then(|v| v.strip_prefix("Bearer ")))) {
         (Some(user), _) => user,
         (None, None) => User::anonymous(),
-        (None, Some(token)) => match token.and_then(|token| tokens.user(token.trim())) {
+        (None, Some(token)) => match token.and_then(|token| holders.user(token.trim())) {
             Some(user) => user,
             None => return unauthorized(),
         },

@@ -4,10 +4,12 @@
 //! come from here, everything about the object itself from the verbs. [`served`] is the only source: a
 //! kind that is not in it does not exist.
 
+use std::borrow::Cow;
+
 use http::Method;
 
-use super::measured;
 use super::status::ApiError;
+use super::{measured, reviews};
 use crate::kinds::{KINDS, Kind};
 
 /// What a request is about; authorization and the verbs read it.
@@ -15,7 +17,7 @@ use crate::kinds::{KINDS, Kind};
 pub struct Target {
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`; for paths that
     /// are no resource, the method in lower case.
-    pub verb: &'static str,
+    pub verb: Cow<'static, str>,
     pub group: String,
     pub version: String,
     /// Empty for paths that are no resource.
@@ -35,7 +37,7 @@ impl Target {
 
     /// A path outside the resource tree: discovery, health, …
     pub fn plain(method: &Method, path: &str) -> Self {
-        Self { verb: plain_verb(method), path: path.to_owned(), ..Self::default() }
+        Self { verb: plain_verb(method).into(), path: path.to_owned(), ..Self::default() }
     }
 
     /// Whether the request may stay open for long, and so does not count as in flight.
@@ -57,9 +59,9 @@ fn plain_verb(method: &Method) -> &'static str {
     }
 }
 
-/// Every kind that is served: those that are stored, then those that are measured.
+/// Every kind that is served: those that are stored, those that are measured, those that are answered.
 pub fn served() -> impl Iterator<Item = &'static dyn Kind> {
-    KINDS.iter().chain(measured::KINDS).copied()
+    KINDS.iter().chain(measured::KINDS).chain(reviews::KINDS).copied()
 }
 
 /// The kind that serves `group`/`version`/`plural`.
@@ -120,7 +122,7 @@ pub fn parse(method: &Method, path: &str, watching: bool) -> Result<(Target, &'s
         return Err(ApiError::method_not_allowed());
     }
     let target = Target {
-        verb,
+        verb: verb.into(),
         group: group.to_owned(),
         version: version.to_owned(),
         resource: resource.to_owned(),

@@ -20,12 +20,12 @@ use crate::store::{MemoryStore, Retention, Store as _};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An API in memory, asked by a master.
-struct Api {
-    server: ApiServer,
+pub struct Api {
+    pub server: ApiServer,
 }
 
 impl Api {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         Self::over(MemoryStore::new()).await
     }
 
@@ -50,15 +50,15 @@ impl Api {
         (code, serde_json::from_slice(&bytes).unwrap_or_else(|_| json!(String::from_utf8_lossy(&bytes))))
     }
 
-    async fn get(&self, path: &str) -> (StatusCode, Value) {
+    pub async fn get(&self, path: &str) -> (StatusCode, Value) {
         self.send(Method::GET, path, "application/json", String::new()).await
     }
 
-    async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
+    pub async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
         self.send(Method::POST, path, "application/json", body.to_string()).await
     }
 
-    async fn delete(&self, path: &str) -> (StatusCode, Value) {
+    pub async fn delete(&self, path: &str) -> (StatusCode, Value) {
         self.send(Method::DELETE, path, "application/json", String::new()).await
     }
 

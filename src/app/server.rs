@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::kubeconfig::{Access, merge};
 use crate::apiserver::auth::User;
+use crate::apiserver::auth::accounts::AccountKey;
 use crate::apiserver::auth::pki::{Pki, create_private_dir, write_private};
 use crate::apiserver::auth::tokens::Tokens;
 use crate::apiserver::join::{JoinConfig, routes};
@@ -49,6 +50,8 @@ pub async fn serve(config: ServerConfig, stop: CancellationToken) -> Result<()> 
     api_config.service_cidr = config.service_cidr;
     api_config.api_address = address;
     api_config.node_tls = Some(node_tls(&pki)?);
+    api_config.account_key = Some(AccountKey::open(&config.data_dir.join("pki/sa.key"))?);
+    api_config.ca_pem = pki.ca_pem.clone();
     let api = ApiServer::start(api_config).await.context("cannot start the API server")?;
     let join = JoinConfig {
         pki: pki.clone(),
@@ -61,7 +64,10 @@ pub async fn serve(config: ServerConfig, stop: CancellationToken) -> Result<()> 
 
     let mut controllers = controllers::run(&cluster, &ControllerConfig { root_ca_pem: pki.ca_pem.clone() });
     let scheduler = tokio::spawn(scheduler::run(cluster.clone(), stop.clone()));
-    let serving = tokio::spawn(door.serve(router, stop.clone()));
+    let serving = tokio::spawn({
+        let (api, stop) = (api.clone(), stop.clone());
+        async move { door.serve(&api, router, stop).await }
+    });
     write_kubeconfig(&config.data_dir, address, &pki)?;
     tracing::info!(%address, "the API is served");
 

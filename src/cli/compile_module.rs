@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use crate::runtime::ImageSource;
 use crate::runtime::wasm::{CompileRequest, compile_as_child};
 
 /// Compile one module into a node's cache; a node runs this, people do not.
@@ -18,13 +19,16 @@ pub struct Args {
     /// What the image is called.
     #[arg(long, value_name = "REF")]
     reference: String,
+    /// Run its initialisation first, and compile what that leaves.
+    #[arg(long)]
+    snapshot: bool,
     /// The node's cache of compiled code.
     #[arg(long, value_name = "DIR")]
     cache: PathBuf,
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let request =
-        CompileRequest { file: &args.file, digest: &args.digest, reference: &args.reference, cache: &args.cache };
+    let Args { file, digest, reference, snapshot, cache } = args;
+    let request = CompileRequest { source: ImageSource { reference, path: file, digest, snapshot }, cache: &cache };
     std::process::exit(i32::from(compile_as_child(&request)));
 }

@@ -6,6 +6,7 @@
 //! server only, and never to each other: the objects in between are the interface.
 
 mod claim;
+mod cluster_role_aggregation;
 mod cron_job;
 mod daemon_set;
 mod deployment;
@@ -159,6 +160,13 @@ pub static CONTROLLERS: &[Controller] = &[
         start: |cluster, _| {
             let controller = disruption::Budgets::new(&cluster);
             Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+    Controller {
+        name: "clusterrole-aggregation",
+        start: |cluster, _| {
+            let controller = cluster_role_aggregation::Aggregation::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, 1))
         },
     },
     Controller { name: "garbage", start: |cluster, _| Box::pin(garbage::run(cluster)) },

@@ -156,6 +156,14 @@ impl Kind for Deployment {
         })
     }
 
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        match subresource {
+            "" => &[&["status"]],
+            "status" => &[&["spec"], &["metadata", "labels"]],
+            _ => &[],
+        }
+    }
+
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
         pod_template::warnings(new, old)
     }

@@ -273,6 +273,20 @@ fn validate_common(errors: &mut Errors, metadata: &Field<'_>) {
     validate_annotations(errors, &metadata.get("annotations"));
     validate_owner_references(errors, &metadata.get("ownerReferences"));
     validate_finalizers(errors, &metadata.get("finalizers"));
+    validate_managed_fields(errors, &metadata.get("managedFields"));
+}
+
+/// The longest name of a subresource in `managedFields`, in bytes.
+const SUBRESOURCE_MAX_BYTES: usize = 256;
+
+fn validate_managed_fields(errors: &mut Errors, managers: &Field<'_>) {
+    for entry in managers.items() {
+        validate_field_manager(errors, &entry.get("manager"));
+        let subresource = entry.get("subresource");
+        if subresource.str().len() > SUBRESOURCE_MAX_BYTES {
+            errors.too_long(&subresource, SUBRESOURCE_MAX_BYTES);
+        }
+    }
 }
 
 /// Keys and values of a map of labels; errors name the map, not the entry, as upstream's do.
@@ -284,6 +298,20 @@ pub fn validate_labels(errors: &mut Errors, labels: &Field<'_>) {
         for message in names::label_value(value.str()) {
             errors.invalid_value(labels, value.str(), message);
         }
+    }
+}
+
+/// The longest name of a field manager, in bytes.
+pub const FIELD_MANAGER_MAX_BYTES: usize = 128;
+
+/// What may be wrong with the name of a field manager.
+pub fn validate_field_manager(errors: &mut Errors, manager: &Field<'_>) {
+    if manager.str().len() > FIELD_MANAGER_MAX_BYTES {
+        errors.too_long(manager, FIELD_MANAGER_MAX_BYTES);
+    }
+    for (at, c) in manager.str().char_indices().filter(|(_, c)| c.is_control()) {
+        let detail = format!("invalid character U+{:04X} (at position {at})", u32::from(c));
+        errors.invalid_str(manager, detail);
     }
 }
 

@@ -10,7 +10,9 @@
 //! generic API tests follow from the row. This room decides; it never reads a clock, a store or a
 //! socket: the time that a row's age needs comes in as an argument.
 
-mod common;
+pub mod cluster_role;
+pub mod cluster_role_binding;
+pub mod common;
 pub mod config_map;
 pub mod controller_revision;
 pub mod cron;
@@ -49,9 +51,12 @@ pub mod priority_class;
 mod properties;
 pub mod quantity;
 pub mod quota;
+pub mod rbac;
 pub mod replica_set;
 pub mod replication_controller;
 pub mod resource_quota;
+pub mod role;
+pub mod role_binding;
 pub mod runtime_class;
 pub mod schema;
 pub mod secret;
@@ -154,6 +159,10 @@ pub static KINDS: &[&dyn Kind] = &[
     &volume_attributes_class::VolumeAttributesClass,
     &pod_disruption_budget::PodDisruptionBudget,
     &priority_class::PriorityClass,
+    &cluster_role_binding::ClusterRoleBinding,
+    &cluster_role::ClusterRole,
+    &role_binding::RoleBinding,
+    &role::Role,
 ];
 
 /// A column as the kinds' tables write it; the description is filled by the Table codec from the schema.
@@ -265,6 +274,17 @@ pub trait Kind: Send + Sync + 'static {
     /// The text for the `Warning: 299` header of a DELETE that names no policy.
     fn deletion_warning(&self) -> Option<&'static str> {
         None
+    }
+
+    /// Fields that writes through an endpoint do not take (paths of names; "" is the main endpoint): a
+    /// manager owns nothing in them by such a write.
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        let has_status = self.info().subresources.iter().any(|sub| sub.name == "status");
+        match subresource {
+            "" if has_status => &[&["status"]],
+            "status" => &[&["spec"]],
+            _ => &[],
+        }
     }
 
     /// How long a deleted object stays while its end is awaited, of `_requested` or the kind's own;

@@ -112,6 +112,14 @@ impl Kind for Pod {
         }
     }
 
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        match subresource {
+            "" => &[&["status"]],
+            "status" => &[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]],
+            _ => &[],
+        }
+    }
+
     fn validate(&self, object: &Value) -> Errors {
         let mut errors = Errors::default();
         whole(&mut errors, object);

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{ALL_VERBS, Column, Kind, KindInfo, column, common::text, time};
+use super::{ALL_VERBS, Column, Kind, KindInfo, Subresource, column, common::text, time};
 
 pub struct ServiceAccount;
 
@@ -17,7 +17,13 @@ static INFO: KindInfo = KindInfo {
     categories: &[],
     namespaced: true,
     verbs: ALL_VERBS,
-    subresources: &[],
+    subresources: &[Subresource {
+        name: "token",
+        group: "authentication.k8s.io",
+        version: "v1",
+        kind: "TokenRequest",
+        verbs: &["create"],
+    }],
     schema: "io.k8s.api.core.v1.ServiceAccount",
     storage: "serviceaccounts",
     storage_version_hash: "pbx9ZvyFpBE=",

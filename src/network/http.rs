@@ -173,7 +173,7 @@ fn target(endpoint: &Endpoint, path: Option<&PathAndQuery>) -> Result<Uri, http:
 }
 
 /// An answer from a connection, made ready to be passed on.
-fn receive(response: Response<Incoming>) -> Response<HttpBody> {
+pub(super) fn receive(response: Response<Incoming>) -> Response<HttpBody> {
     let (mut parts, body) = response.into_parts();
     headers::strip_hop_by_hop(&mut parts.headers);
     parts.headers.remove(UNDELIVERED);

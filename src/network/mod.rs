@@ -17,6 +17,7 @@ mod http;
 mod ingress;
 mod local;
 mod outbound;
+mod outside;
 mod pods;
 mod replay;
 mod route;
@@ -63,6 +64,8 @@ pub struct NetworkConfig {
     pub threads: usize,
     /// Whom guests may call outside the cluster.
     pub policy: Arc<dyn OutboundPolicy>,
+    /// Whose certificates of hosts outside count; `None`: those that the machine trusts.
+    pub roots: Option<Arc<rustls::RootCertStore>>,
 }
 
 /// Why the network could not start.
@@ -86,6 +89,7 @@ pub struct Network {
     doors: Option<Doors>,
     ingress: Option<SocketAddr>,
     policy: Arc<dyn OutboundPolicy>,
+    outside: Arc<outside::Outside>,
 }
 
 impl Network {
@@ -104,7 +108,9 @@ impl Network {
             None => None,
         };
         let doors = config.services.then(|| Doors::new(server.clone(), forwarder.clone(), config.node_port_ip));
-        Ok(Self { directory, forwarder, server, doors, ingress, policy: config.policy })
+        let policy = config.policy.clone();
+        let outside = outside::Outside::new(Arc::new(move |ip| policy.is_outside(ip)), config.roots);
+        Ok(Self { directory, forwarder, server, doors, ingress, policy: config.policy, outside: Arc::new(outside) })
     }
 
     /// Puts a new table in force. Listeners follow: what a new Service needs is bound, what nobody
@@ -128,7 +134,8 @@ impl Network {
 
     /// The way out for guests.
     pub fn outbound(&self) -> Arc<dyn Outbound> {
-        Arc::new(outbound::Guests { forwarder: self.forwarder.clone(), policy: self.policy.clone() })
+        let (forwarder, policy) = (self.forwarder.clone(), self.policy.clone());
+        Arc::new(outbound::Guests { forwarder, policy, outside: self.outside.clone() })
     }
 
     /// Listens on `address`, a pod's, and hands requests to what is registered in [`Network::local`].

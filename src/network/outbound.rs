@@ -10,6 +10,7 @@ use http::{Request, Response};
 
 use super::headers;
 use super::http::{ForwardError, Forwarder};
+use super::outside::Outside;
 use super::route::{self, Name};
 use super::table::{Resolved, RouteTable, ServiceKind, ServicePort};
 use crate::wire::{CallTimeouts, Caller, HttpBody, Named, Outbound, OutboundError, Transport};
@@ -21,11 +22,17 @@ pub(super) const EXTERNAL_NAME_HOPS: usize = 4;
 pub trait OutboundPolicy: Send + Sync + 'static {
     /// Whether `caller` may call `host` (a name or an address, without port).
     fn allows(&self, caller: &Caller, host: &str) -> bool;
+
+    /// Whether an address can be a host outside at all, whatever name leads to it.
+    fn is_outside(&self, ip: IpAddr) -> bool {
+        super::outside::is_outside(ip)
+    }
 }
 
 pub(super) struct Guests {
     pub(super) forwarder: Arc<Forwarder>,
     pub(super) policy: Arc<dyn OutboundPolicy>,
+    pub(super) outside: Arc<Outside>,
 }
 
 /// Where a call goes.
@@ -54,11 +61,19 @@ impl Outbound for Guests {
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
         let destination = find(&self.forwarder.directory.table(), caller, host, port);
         let port = match destination {
-            _ if is_tls => {
-                return Err(OutboundError::Failed(format!("cannot call https://{authority}: only http is spoken")));
+            Destination::Outside(host, port) => {
+                if !self.policy.allows(caller, &host) {
+                    return Err(not_allowed(caller, &host));
+                }
+                headers::normalise(&mut request);
+                return self.outside.call(request, &host, port, is_tls, timeouts).await;
+            }
+            Destination::Inside(_) | Destination::NoPort(_) if is_tls => {
+                return Err(OutboundError::Failed(format!(
+                    "cannot call https://{authority}: inside the cluster plain http is spoken"
+                )));
             }
             Destination::Inside(port) => port,
-            Destination::Outside(host, port) => self.outside(caller, &host, port).await?,
             Destination::NoPort(reason) => return Err(OutboundError::Refused(reason)),
             Destination::NoService(host) => {
                 return Err(OutboundError::UnknownHost(format!("{host}: there is no such Service")));
@@ -83,31 +98,13 @@ impl Outbound for Guests {
         match name {
             Name::Inside(addresses) => Ok(Named { addresses, outside: false }),
             Name::Outside(host) => {
-                let addresses = self.addresses(caller, &host, 0).await?;
+                if !self.policy.allows(caller, &host) {
+                    return Err(not_allowed(caller, &host));
+                }
+                let addresses = self.outside.addresses(&host).await?;
                 Ok(Named { addresses, outside: true })
             }
             Name::Nothing(why) => Err(OutboundError::UnknownHost(why)),
-        }
-    }
-}
-
-impl Guests {
-    /// A host outside the cluster, if the pod may call it and it has addresses.
-    async fn outside(&self, caller: &Caller, host: &str, port: u16) -> Result<Arc<ServicePort>, OutboundError> {
-        let addresses = self.addresses(caller, host, port).await?;
-        Ok(Arc::new(ServicePort::of_pods(host, &addresses, port)))
-    }
-
-    /// The addresses of a host outside the cluster, at least one, if the pod may call it.
-    async fn addresses(&self, caller: &Caller, host: &str, port: u16) -> Result<Vec<IpAddr>, OutboundError> {
-        if !self.policy.allows(caller, host) {
-            return Err(not_allowed(caller, host));
-        }
-        let found = tokio::net::lookup_host((host, port)).await;
-        let addresses: Vec<IpAddr> = found.map(|all| all.map(|address| address.ip()).collect()).unwrap_or_default();
-        match addresses.is_empty() {
-            true => Err(OutboundError::UnknownHost(host.to_owned())),
-            false => Ok(addresses),
         }
     }
 }

@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::balance::{self, Draw};
 use super::dial;
 use super::outbound::{Destination, EXTERNAL_NAME_HOPS, find_address, is_inside, is_localhost, not_allowed};
+use super::outside::is_outside;
 use super::table::{Resolved, RouteTable, ServiceKind, ServicePort};
 use crate::wire::{Caller, OutboundError, Transport};
 
@@ -46,7 +47,7 @@ pub(super) fn route(
     match find_address(table, caller, to.ip(), to.port()) {
         Destination::Inside(port) => endpoint(caller, &port),
         // This machine's own services are not the outside, whatever a pod may call there.
-        Destination::Outside(host, _) if allows(&host) && !to.ip().is_loopback() => Ok(to),
+        Destination::Outside(host, _) if allows(&host) && is_outside(to.ip()) => Ok(to),
         Destination::Outside(host, _) | Destination::NoService(host) => Err(not_allowed(caller, &host)),
         Destination::NoPort(why) => Err(OutboundError::Refused(why)),
     }

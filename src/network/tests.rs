@@ -66,15 +66,25 @@ impl OutboundPolicy for Allow {
     fn allows(&self, _: &Caller, host: &str) -> bool {
         host == self.0
     }
+
+    /// There is nothing but this machine to test with.
+    fn is_outside(&self, _: IpAddr) -> bool {
+        true
+    }
 }
 
 async fn network(ingress: bool) -> Network {
+    network_with(ingress, None).await
+}
+
+async fn network_with(ingress: bool, roots: Option<Arc<rustls::RootCertStore>>) -> Network {
     let config = NetworkConfig {
         ingress: ingress.then(|| SocketAddr::new(fresh_ip(), 0)),
         services: true,
         node_port_ip: fresh_ip(),
         threads: 1,
         policy: Arc::new(Allow("127.0.0.2")),
+        roots,
     };
     Network::bind(config).await.expect("loopback addresses can be bound")
 }
@@ -410,6 +420,51 @@ async fn an_allowed_host_outside_is_called_also_by_an_external_name() {
         let answer = guest(&network, fresh_ip(), &format!("http://{host}:{port}/")).await;
         assert_eq!(answer.expect("the policy allows it"), "hello");
     }
+}
+
+#[tokio::test]
+async fn an_allowed_host_outside_is_called_over_tls() {
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_key = rcgen::KeyPair::generate().expect("a key");
+    let ca = params.self_signed(&ca_key).expect("an authority");
+    let issuer = rcgen::Issuer::new(params, ca_key);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let params = rcgen::CertificateParams::new(vec!["127.0.0.2".to_owned()]).expect("parameters");
+    let certificate = params.signed_by(&key, &issuer).expect("a certificate");
+    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+    let config = rustls::ServerConfig::builder().with_no_client_auth();
+    let config = config.with_single_cert(vec![certificate.der().clone()], key).expect("a server");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let outside = TcpListener::bind("127.0.0.2:0").await.expect("the address is free");
+    let port = outside.local_addr().expect("it is bound").port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = outside.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut buffer = [0; 4_096];
+            let count = stream.read(&mut buffer).await.unwrap_or(0);
+            let heard = String::from_utf8_lossy(&buffer[..count]).to_lowercase();
+            let body = if heard.starts_with("get /a?b ") && heard.contains("host: 127.0.0.2:") { "yes" } else { "no!" };
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\n{body}");
+            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca.der().clone()).expect("an authority");
+    let url = format!("https://127.0.0.2:{port}/a?b");
+    let trusting = network_with(false, Some(Arc::new(roots))).await;
+    assert_eq!(guest(&trusting, fresh_ip(), &url).await.expect("it is trusted"), "yes");
+    // Nobody whom this one trusts has vouched for it.
+    let other = rcgen::generate_simple_self_signed(vec!["other".to_owned()]).expect("a certificate");
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(other.cert.der().clone()).expect("an authority");
+    let wary = network_with(false, Some(Arc::new(roots))).await;
+    let refused = guest(&wary, fresh_ip(), &url).await;
+    assert!(
+        matches!(&refused, Err(OutboundError::Failed(why)) if why.contains("invalid peer certificate")),
+        "{refused:?}"
+    );
 }
 
 /// Waits for a condition that another task is about to make true.

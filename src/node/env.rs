@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1 as core;
 
 use super::fields::Fields;
 use super::objects::{Data, Kind, Name};
+use crate::oci::Startup;
 
 /// The objects that a container's environment refers to, as far as they exist.
 pub type Found = HashMap<Name, Arc<Data>>;
@@ -64,16 +65,32 @@ pub fn environment(
     Ok(env)
 }
 
-/// argv. A Wasm image has no entry point of its own to name, so without `command` its name is used.
-pub fn arguments(container: &core::Container, env: &BTreeMap<String, String>) -> Vec<String> {
+/// argv, by upstream's rules: `command` replaces all that the image says, `args` only the latter part of it.
+/// What names no program, as a bare module does not, is called by the container's name.
+pub fn arguments(container: &core::Container, env: &BTreeMap<String, String>, image: &Startup) -> Vec<String> {
     let expanded =
         |list: &Option<Vec<String>>| -> Vec<String> { list.iter().flatten().map(|text| expand(text, env)).collect() };
     let mut argv = expanded(&container.command);
+    let mut args = expanded(&container.args);
+    if argv.is_empty() {
+        argv.extend(image.entrypoint.iter().cloned());
+        if args.is_empty() {
+            args.extend(image.cmd.iter().cloned());
+        }
+    }
     if argv.is_empty() {
         argv.push(container.name.clone());
     }
-    argv.extend(expanded(&container.args));
+    argv.extend(args);
     argv
+}
+
+/// Adds the variables of the image where nothing else set them. `$(NAME)` does not refer to them: upstream
+/// does not know an image's variables when it resolves it.
+pub fn add_of_image(env: &mut BTreeMap<String, String>, image: &Startup) {
+    for (name, value) in &image.env {
+        env.entry(name.clone()).or_insert_with(|| value.clone());
+    }
 }
 
 /// Replaces `$(NAME)` by its value; `$$` stands for one `$`; what is not known stays as it is.

@@ -17,7 +17,7 @@ use super::image_gc::InUse;
 use super::local_images::LocalImages;
 use super::pod::{Refusal, RefusalKind};
 use super::reference::Reference;
-use crate::oci::{self, Credentials, Puller, Usage};
+use crate::oci::{self, Credentials, Puller, Startup, Usage};
 use crate::runtime::{Image, ImageSource, Runtime};
 
 /// Prepared images kept although no pod uses them: each holds its machine code mapped.
@@ -46,6 +46,8 @@ pub struct Obtained {
     pub image: Arc<dyn Image>,
     /// What a status calls it: a digest, after the repository's name if it came from one.
     pub id: String,
+    /// How the image wants to be started.
+    pub startup: Arc<Startup>,
     /// What bringing it took, if it was not here before.
     pub pulled: Option<Pulled>,
 }
@@ -55,10 +57,31 @@ pub struct Pulled {
     pub bytes: u64,
 }
 
+/// An image's file, for who wants no more than that.
+pub struct ImageFile {
+    pub source: ImageSource,
+    pub id: String,
+    pub startup: Arc<Startup>,
+    pub pulled: Option<Pulled>,
+}
+
+/// Where an image is.
+struct Located {
+    path: PathBuf,
+    /// Of its module, if it is known.
+    digest: Option<String>,
+    /// What a status calls it, if that is not its digest.
+    id: Option<String>,
+    startup: Arc<Startup>,
+    pulled: Option<Pulled>,
+}
+
 /// Who wants an image, and how.
 pub struct Wanted<'a, C> {
     pub reference: &'a str,
     pub policy: PullPolicy,
+    /// See [`ImageSource::snapshot`].
+    pub snapshot: bool,
     /// Looked up only if a registry may have to be asked.
     pub credentials: C,
 }
@@ -81,6 +104,7 @@ struct Key {
     path: PathBuf,
     bytes: u64,
     changed: Option<SystemTime>,
+    snapshot: bool,
 }
 
 #[derive(Clone)]
@@ -130,49 +154,78 @@ impl Images {
     where
         C: Future<Output = Credentials> + Send,
     {
+        let (reference, snapshot, began) = (wanted.reference, wanted.snapshot, Instant::now());
+        let located = self.locate(wanted, announce).await?;
+        let (image, fresh, bytes) = self.prepare(runtime, reference, located.path, located.digest, snapshot).await?;
+        match located.id {
+            Some(id) => Ok(Obtained { image, id, startup: located.startup, pulled: located.pulled }),
+            None => {
+                check_digest(reference, image.digest())?;
+                let pulled = fresh.then(|| Pulled { took: began.elapsed(), bytes });
+                Ok(Obtained { id: image.digest().to_owned(), image, startup: located.startup, pulled })
+            }
+        }
+    }
+
+    /// Finds the image that is wanted, without preparing it.
+    pub async fn find<C>(&self, wanted: Wanted<'_, C>, announce: impl Fn() + Send) -> Result<ImageFile, Refusal>
+    where
+        C: Future<Output = Credentials> + Send,
+    {
+        let (reference, snapshot) = (wanted.reference, wanted.snapshot);
+        let located = self.locate(wanted, announce).await?;
+        let digest = match located.digest {
+            Some(digest) => digest,
+            None => {
+                let digest = digest_of(located.path.clone()).await;
+                let digest = digest.map_err(|error| pull_failed(reference, &error.to_string()))?;
+                check_digest(reference, &digest)?;
+                digest
+            }
+        };
+        let id = located.id.unwrap_or_else(|| digest.clone());
+        let source = ImageSource { reference: reference.to_owned(), path: located.path, digest, snapshot };
+        Ok(ImageFile { source, id, startup: located.startup, pulled: located.pulled })
+    }
+
+    /// Prepares what the runtime has made of images.
+    pub async fn prepare_made(
+        &self,
+        runtime: &Arc<dyn Runtime>,
+        source: ImageSource,
+    ) -> Result<Arc<dyn Image>, Refusal> {
+        let ImageSource { reference, path, digest, snapshot } = source;
+        self.prepare(runtime, &reference, path, Some(digest), snapshot).await.map(|(image, ..)| image)
+    }
+
+    async fn locate<C>(&self, wanted: Wanted<'_, C>, announce: impl Fn() + Send) -> Result<Located, Refusal>
+    where
+        C: Future<Output = Credentials> + Send,
+    {
         let reference = wanted.reference;
         let Some(parsed) = Reference::parse(reference) else {
             return Err(invalid_name(reference));
         };
         if let Some(path) = self.local.find(&parsed) {
-            let digest = parsed.digest.as_deref();
-            match digest {
+            match parsed.digest.as_deref() {
                 Some(digest) if !has_digest(&path, digest).await && self.puller.is_some() => {}
-                _ => return self.of_file(runtime, reference, path, digest).await,
+                _ => return Ok(Located { path, digest: None, id: None, startup: Arc::default(), pulled: None }),
             }
         }
         match &self.puller {
-            Some(puller) => self.of_registry(puller, runtime, wanted, &parsed, announce).await,
+            Some(puller) => self.of_registry(puller, wanted, &parsed, announce).await,
             None if wanted.policy == PullPolicy::Never => Err(never_pulled(reference)),
             None => Err(pull_failed(reference, &self.local.missing(&parsed))),
         }
     }
 
-    async fn of_file(
-        &self,
-        runtime: &Arc<dyn Runtime>,
-        reference: &str,
-        path: PathBuf,
-        digest: Option<&str>,
-    ) -> Result<Obtained, Refusal> {
-        let began = Instant::now();
-        let (image, fresh, bytes) = self.prepare(runtime, reference, path, None).await?;
-        if let Some(wanted) = digest.filter(|wanted| *wanted != image.digest()) {
-            let why = format!("the file has the digest {}, not {wanted}", image.digest());
-            return Err(pull_failed(reference, &why));
-        }
-        let pulled = fresh.then(|| Pulled { took: began.elapsed(), bytes });
-        Ok(Obtained { id: image.digest().to_owned(), image, pulled })
-    }
-
     async fn of_registry<C>(
         &self,
         puller: &Puller,
-        runtime: &Arc<dyn Runtime>,
         wanted: Wanted<'_, C>,
         parsed: &Reference,
         announce: impl Fn(),
-    ) -> Result<Obtained, Refusal>
+    ) -> Result<Located, Refusal>
     where
         C: Future<Output = Credentials>,
     {
@@ -194,8 +247,8 @@ impl Images {
             }
         };
         let id = format!("{}/{}@{}", reference.registry(), reference.repository(), found.manifest);
-        let (image, ..) = self.prepare(runtime, text, found.path, Some(found.module)).await?;
-        Ok(Obtained { image, id, pulled })
+        let startup = Arc::new(found.startup);
+        Ok(Located { path: found.path, digest: Some(found.module), id: Some(id), startup, pulled })
     }
 
     /// The image of a file whose digest is known or is found out; whether it was made just now, and its
@@ -206,11 +259,12 @@ impl Images {
         reference: &str,
         path: PathBuf,
         digest: Option<String>,
+        snapshot: bool,
     ) -> Result<(Arc<dyn Image>, bool, u64), Refusal> {
         let failed = |error: &dyn std::fmt::Display| pull_failed(reference, &error.to_string());
         let about = std::fs::metadata(&path).map_err(|error| failed(&error))?;
         let (bytes, changed) = (about.len(), about.modified().ok());
-        let entry = self.entry(&Key { runtime: runtime.name(), path: path.clone(), bytes, changed });
+        let entry = self.entry(&Key { runtime: runtime.name(), path: path.clone(), bytes, changed, snapshot });
         let mut fresh = false;
         let prepare = async {
             fresh = true;
@@ -218,7 +272,7 @@ impl Images {
                 Some(digest) => digest,
                 None => digest_of(path.clone()).await.map_err(|error| failed(&error))?,
             };
-            let source = ImageSource { reference: reference.to_owned(), path, digest };
+            let source = ImageSource { reference: reference.to_owned(), path, digest, snapshot };
             runtime.prepare(&source).await.map_err(|error| failed(&error))
         };
         let image = entry.cell.get_or_try_init(|| prepare).await?.clone();
@@ -270,6 +324,15 @@ fn invalid_name(reference: &str) -> Refusal {
     Refusal { kind: RefusalKind::Image, reason: "InvalidImageName", message }
 }
 
+/// A reference may say which file it means.
+fn check_digest(reference: &str, found: &str) -> Result<(), Refusal> {
+    let wanted = Reference::parse(reference).and_then(|parsed| parsed.digest);
+    match wanted.filter(|wanted| *wanted != found) {
+        Some(wanted) => Err(pull_failed(reference, &format!("the file has the digest {found}, not {wanted}"))),
+        None => Ok(()),
+    }
+}
+
 async fn has_digest(path: &Path, digest: &str) -> bool {
     digest_of(path.to_owned()).await.is_ok_and(|found| found == digest)
 }
@@ -305,7 +368,7 @@ mod tests {
         policy: PullPolicy,
     ) -> Result<Obtained, Refusal> {
         let credentials = std::future::ready(Credentials::default());
-        images.obtain(runtime, Wanted { reference, policy, credentials }, || ()).await
+        images.obtain(runtime, Wanted { reference, policy, snapshot: false, credentials }, || ()).await
     }
 
     #[tokio::test]

@@ -4,11 +4,13 @@
 //! metadata:
 //!   annotations:
 //!     coracle.dev/requests-per-instance: "100"      # reuse; 1 (the default) gives each request its own
+//!     coracle.dev/min-instances: "2"                # made before a request comes; 0 is the default
 //!     coracle.dev/max-concurrent-requests: "16"     # answered at a time, per container
 //!     coracle.dev/max-queued-requests: "64"         # in line behind them; then 503 and Retry-After
 //!     coracle.dev/instance-idle-timeout: 5s         # how long an instance waits to be used again
 //!     coracle.dev/request-timeout: 10s              # then 504, and the instance ends
 //!     coracle.dev/request-timeout.web: 2m           # for the container `web` alone
+//!     coracle.dev/snapshot: "true"                  # initialised once; instances start from there
 //! ```
 
 use std::collections::BTreeMap;
@@ -41,6 +43,10 @@ const KNOBS: &[Knob] = &[
         value: Value::Count(1..=1_000_000, |policy, count| policy.max_requests_per_instance = count),
     },
     Knob {
+        name: "coracle.dev/min-instances",
+        value: Value::Count(0..=64, |policy, count| policy.min_instances = count as usize),
+    },
+    Knob {
         name: "coracle.dev/max-concurrent-requests",
         value: Value::Count(1..=MOST_REQUESTS, |policy, count| policy.max_concurrent = count as usize),
     },
@@ -59,21 +65,41 @@ const KNOBS: &[Knob] = &[
     },
 ];
 
+/// Whether its program is initialised once, before the first instance.
+const SNAPSHOT: &str = "coracle.dev/snapshot";
+
+/// Whether `container` is to start from where its own initialisation leaves it.
+pub fn snapshot(pod: &core::Pod, container: &str) -> Result<bool, String> {
+    let Some(annotations) = &pod.metadata.annotations else { return Ok(false) };
+    check_suffixes(SNAPSHOT, pod, annotations)?;
+    match own(SNAPSHOT, annotations, container) {
+        None => Ok(false),
+        Some((key, text)) => match text.trim() {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err(format!("annotation {key}: {text:?} is not allowed: it must be true or false")),
+        },
+    }
+}
+
 /// The policy of `container`; the error names the annotation, its value and what is allowed.
 pub fn policy(pod: &core::Pod, container: &str) -> Result<InstancePolicy, String> {
     let mut policy = InstancePolicy::default();
     let Some(annotations) = &pod.metadata.annotations else { return Ok(policy) };
     for knob in KNOBS {
-        knob.check_suffixes(pod, annotations)?;
-        let own = format!("{}.{container}", knob.name);
-        // The container's own stands before the pod's.
-        let found = annotations.get_key_value(own.as_str()).or_else(|| annotations.get_key_value(knob.name));
-        if let Some((key, text)) = found {
+        check_suffixes(knob.name, pod, annotations)?;
+        if let Some((key, text)) = own(knob.name, annotations, container) {
             let refused = || format!("annotation {key}: {text:?} is not allowed: {}", knob.allowed());
             knob.set(&mut policy, text.trim()).ok_or_else(refused)?;
         }
     }
     Ok(policy)
+}
+
+/// What is said for a container: its own stands before the pod's.
+fn own<'a>(name: &str, annotations: &'a BTreeMap<String, String>, container: &str) -> Option<(&'a String, &'a String)> {
+    let own = format!("{name}.{container}");
+    annotations.get_key_value(own.as_str()).or_else(|| annotations.get_key_value(name))
 }
 
 impl Knob {
@@ -101,26 +127,26 @@ impl Knob {
             }
         }
     }
+}
 
-    /// A suffix that names no container is a mistake that would otherwise do nothing.
-    fn check_suffixes(&self, pod: &core::Pod, annotations: &BTreeMap<String, String>) -> Result<(), String> {
-        let spec = pod.spec.as_ref();
-        let names = || {
-            let init = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
-            let main = spec.map(|spec| spec.containers.as_slice()).unwrap_or_default();
-            main.iter().chain(init).map(|container| container.name.as_str())
-        };
-        for (key, value) in annotations {
-            let suffix = key.strip_prefix(self.name).and_then(|rest| rest.strip_prefix('.'));
-            if let Some(suffix) = suffix.filter(|suffix| !names().any(|name| name == *suffix)) {
-                let known = names().collect::<Vec<_>>().join(", ");
-                return Err(format!(
-                    "annotation {key}: {value:?} is for container {suffix:?}, which the pod does not have: {known}"
-                ));
-            }
+/// A suffix that names no container is a mistake that would otherwise do nothing.
+fn check_suffixes(name: &str, pod: &core::Pod, annotations: &BTreeMap<String, String>) -> Result<(), String> {
+    let spec = pod.spec.as_ref();
+    let names = || {
+        let init = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
+        let main = spec.map(|spec| spec.containers.as_slice()).unwrap_or_default();
+        main.iter().chain(init).map(|container| container.name.as_str())
+    };
+    for (key, value) in annotations {
+        let suffix = key.strip_prefix(name).and_then(|rest| rest.strip_prefix('.'));
+        if let Some(suffix) = suffix.filter(|suffix| !names().any(|name| name == *suffix)) {
+            let known = names().collect::<Vec<_>>().join(", ");
+            return Err(format!(
+                "annotation {key}: {value:?} is for container {suffix:?}, which the pod does not have: {known}"
+            ));
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// A time as Go writes it, e.g. `1m30s`; without a unit only 0.
@@ -171,6 +197,7 @@ mod tests {
     fn each_annotation_sets_its_field_and_the_containers_own_comes_first() {
         let policy = with(json!({
             "coracle.dev/requests-per-instance": "100",
+            "coracle.dev/min-instances": "2",
             "coracle.dev/max-concurrent-requests": "16",
             "coracle.dev/max-queued-requests": "0",
             "coracle.dev/instance-idle-timeout": "1m30s",
@@ -179,6 +206,7 @@ mod tests {
         }));
         let wanted = InstancePolicy {
             max_requests_per_instance: 100,
+            min_instances: 2,
             max_concurrent: 16,
             max_queued: 0,
             idle_timeout: Duration::from_secs(90),
@@ -193,6 +221,7 @@ mod tests {
             ("coracle.dev/requests-per-instance", "0", "a whole number from 1 to 1000000"),
             ("coracle.dev/max-concurrent-requests", "many", "a whole number from 1 to 10000"),
             ("coracle.dev/max-concurrent-requests", "-1", "a whole number from 1 to 10000"),
+            ("coracle.dev/min-instances", "65", "a whole number from 0 to 64"),
             ("coracle.dev/request-timeout", "10", "a time from 1ms to 10m0s"),
             ("coracle.dev/request-timeout.web", "1h", "a time from 1ms to 10m0s"),
             ("coracle.dev/instance-idle-timeout", "", "a time from 1ms to 1h0m0s"),
@@ -203,6 +232,20 @@ mod tests {
             assert!(error.starts_with(&format!("annotation {key}: {value:?} ")), "{error}");
             assert!(error.contains(allowed), "{error}");
         }
+    }
+
+    #[test]
+    fn a_snapshot_is_asked_for_by_container() {
+        let asked = |annotations| {
+            let pod =
+                json!({ "metadata": { "annotations": annotations }, "spec": { "containers": [{ "name": "web" }] } });
+            snapshot(&serde_json::from_value(pod).expect("a pod"), "web")
+        };
+        assert_eq!(asked(json!({})), Ok(false));
+        assert_eq!(asked(json!({ SNAPSHOT: "true" })), Ok(true));
+        assert_eq!(asked(json!({ SNAPSHOT: "true", "coracle.dev/snapshot.web": "false" })), Ok(false));
+        assert!(asked(json!({ SNAPSHOT: "yes" })).is_err_and(|why| why.ends_with("it must be true or false")));
+        assert!(asked(json!({ "coracle.dev/snapshot.wbe": "true" })).is_err_and(|why| why.contains("does not have")));
     }
 
     #[test]

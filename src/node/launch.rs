@@ -2,6 +2,8 @@
 //! hook. Each is a future that touches nothing of the worker but what it is given, and comes back with
 //! what it made or with what is in the way, in upstream's words.
 
+mod image;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -9,23 +11,23 @@ use std::time::{Duration, SystemTime};
 use k8s_openapi::api::core::v1 as core;
 
 use super::command;
+use super::compose::{self, Provider, Role};
 use super::console::Console;
 use super::context::Context;
 use super::env::{self, Found};
 use super::fields::{limit_millis, limit_units, request_millis};
 use super::grants;
-use super::images::{PullPolicy, Wanted};
 use super::instances;
 use super::logs::ContainerLog;
 use super::objects::{Lookup, Tracked};
 use super::plan::{Index, Plan};
 use super::pod::{Note, Refusal, RefusalKind};
 use super::probes::{self, Answer, Target};
-use super::pull_secrets;
 use super::status;
 use super::termination::{self, LastWords};
 use super::usage::About;
 use super::volumes::{PodVolumes, Sources};
+use crate::oci::Startup;
 use crate::runtime::{Container, ContainerSpec, Image, Mount, Sandbox, SandboxSpec, StartError};
 use crate::wire::HttpService;
 
@@ -84,6 +86,7 @@ pub struct Kept {
     pub image: Option<Arc<dyn Image>>,
     /// What the status calls the image.
     pub image_id: String,
+    pub startup: Arc<Startup>,
     /// Held, not read: their watches go on, and the next life finds the answers there.
     pub _objects: Vec<Arc<Tracked>>,
 }
@@ -118,14 +121,22 @@ impl Launch {
             .ok_or_else(|| config("CreateContainerError", "the container is not in the pod's spec".to_owned()))?;
         let instances =
             instances::policy(&self.pod, &container.name).map_err(|why| config("CreateContainerConfigError", why))?;
+        let role =
+            compose::role(&self.pod, &container.name).map_err(|why| config("CreateContainerConfigError", why))?;
+        let providers = match role {
+            Role::Runs(providers) => providers,
+            Role::Provides => return self.provide(context, container).await,
+        };
         // Before the line: who waits for a registry keeps nobody from starting.
-        let (image, image_id) = self.image(context, container).await?;
+        let (image, image_id, startup) = self.image(context, container, &providers).await?;
         // A restart in place does not stand in line behind first starts.
         let _place = if self.run == 0 { context.starting.acquire().await.ok() } else { None };
         let (found, objects) = self.lookup(context, container).await?;
         let fields = context.fields(&self.pod, self.ip);
         let config_error = |why| config("CreateContainerConfigError", why);
-        let env = env::environment(&fields, container, &context.services.list(), &found).map_err(config_error)?;
+        let mut env = env::environment(&fields, container, &context.services.list(), &found).map_err(config_error)?;
+        let args = env::arguments(container, &env, &startup);
+        env::add_of_image(&mut env, &startup);
         let mut mounts = self.volumes.mounts(container, &env).map_err(config_error)?;
         let log = context.logs.open(&self.log_dir, &container.name, self.run);
         let console = Console::new(log.clone(), container);
@@ -133,7 +144,7 @@ impl Launch {
         let spec = ContainerSpec {
             name: container.name.clone(),
             image: image.clone(),
-            args: env::arguments(container, &env),
+            args,
             env: env.into_iter().collect(),
             mounts,
             memory_limit: limit_units(container, "memory"),
@@ -145,20 +156,34 @@ impl Launch {
         };
         let started = self.sandbox.start(&spec).await.map_err(refused)?;
         self.post_start(context, container, &started).await?;
-        let about = self.about(container, &spec);
-        let kept = Kept { image: Some(image), image_id, _objects: objects };
+        let about = self.about(container);
+        let kept = Kept { image: Some(image), image_id, startup, _objects: objects };
         Ok(Launched { about, container: started, log, console, last_words, kept })
     }
 
-    fn about(&self, container: &core::Container, spec: &ContainerSpec) -> About {
+    /// Starts a container whose image is a part of others: its image is looked for, and no more.
+    async fn provide(&self, context: &Context, container: &core::Container) -> Result<Launched, Refusal> {
+        let image_id = match self.kept.image_id.as_str() {
+            "" => self.find(context, container).await?.id,
+            known => known.to_owned(),
+        };
+        let log = context.logs.open(&self.log_dir, &container.name, self.run);
+        let console = Console::new(log.clone(), container);
+        let last_words = self.last_words(context, container, &mut Vec::new(), &log);
+        let last_words = last_words.map_err(|why| config("CreateContainerConfigError", why))?;
+        let kept = Kept { image_id, ..Kept::default() };
+        Ok(Launched { about: self.about(container), container: Provider::start(), log, console, last_words, kept })
+    }
+
+    fn about(&self, container: &core::Container) -> About {
         let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
         About {
             name: container.name.clone(),
             id: status::container_id(uid, &container.name, self.run),
             image: container.image.clone().unwrap_or_default(),
             started_at: SystemTime::now(),
-            memory_limit: spec.memory_limit,
-            cpu_limit_millis: spec.cpu_limit_millis,
+            memory_limit: limit_units(container, "memory"),
+            cpu_limit_millis: limit_millis(container, "cpu"),
         }
     }
 
@@ -192,48 +217,6 @@ impl Launch {
         context.tell(&self.pod, &Note { index: Some(self.index), warning: true, reason, message: message.clone() });
         started.stop(Duration::ZERO).await;
         Err(Refusal { kind: RefusalKind::Run, reason: "PostStartHookError", message })
-    }
-
-    /// The image, and what the status calls it.
-    async fn image(&self, context: &Context, container: &core::Container) -> Result<(Arc<dyn Image>, String), Refusal> {
-        let reference = container.image.as_deref().unwrap_or_default();
-        let policy = PullPolicy::of(container.image_pull_policy.as_deref());
-        if let Some(image) = self.kept.image.clone().filter(|_| policy != PullPolicy::Always) {
-            return Ok((image, self.kept.image_id.clone()));
-        }
-        let tell = |warning, reason, message| {
-            context.tell(&self.pod, &Note { index: Some(self.index), warning, reason, message });
-        };
-        let runtime = context.runtime(&self.pod).map_err(|why| config("CreateContainerError", why))?;
-        let credentials = pull_secrets::credentials(context, &self.pod, self.index);
-        let announce = || tell(false, "Pulling", format!("Pulling image \"{reference}\""));
-        let obtained = context.images.obtain(runtime, Wanted { reference, policy, credentials }, announce).await;
-        let obtained = obtained.inspect_err(|refusal| {
-            let pulled = refusal.reason == "ErrImagePull";
-            let message = if pulled { uppercase_first(&refusal.message) } else { refusal.message.clone() };
-            let reason = if refusal.reason == "InvalidImageName" { "InspectFailed" } else { refusal.reason };
-            tell(true, if pulled { "Failed" } else { reason }, message);
-        })?;
-        match &obtained.pulled {
-            Some(pulled) => {
-                let took = super::backoff::go_duration(Duration::from_millis(
-                    u64::try_from(pulled.took.as_millis()).unwrap_or(0),
-                ));
-                let message = format!(
-                    "Successfully pulled image \"{reference}\" in {took} ({took} including waiting). Image size: {} bytes.",
-                    pulled.bytes
-                );
-                tell(false, "Pulled", message);
-            }
-            None if self.run == 0 => {
-                let message = format!(
-                    "Container image \"{reference}\" already present on machine and can be accessed by the pod"
-                );
-                tell(false, "Pulled", message);
-            }
-            None => {}
-        }
-        Ok((obtained.image, obtained.id))
     }
 
     async fn lookup(
@@ -270,11 +253,6 @@ fn refused(error: StartError) -> Refusal {
         StartError::MissingImport(message) => config("CreateContainerError", message),
         StartError::Other(message) => Refusal { kind: RefusalKind::Run, reason: "RunContainerError", message },
     }
-}
-
-fn uppercase_first(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 /// Runs a container's `preStop` hook within `limit`. A hook that fails holds nothing up; an event says so.

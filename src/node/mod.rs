@@ -16,6 +16,7 @@ mod atomic_dir;
 mod backoff;
 mod claims;
 mod command;
+mod compose;
 mod config;
 mod console;
 mod context;
@@ -162,6 +163,7 @@ async fn bind_network(config: &NodeConfig, pods: &Shared<Pod>) -> anyhow::Result
         node_port_ip: config.address,
         threads: 0,
         policy: Arc::new(policy::Annotated { pods: pods.clone() }),
+        roots: None,
     });
     Ok(Arc::new(network.await?))
 }

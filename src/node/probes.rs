@@ -1,8 +1,9 @@
 //! Readiness, liveness and startup probes: when to ask, and what the answers mean.
 //!
 //! [`Tracker`] is the arithmetic: period, delays, thresholds. [`ask`] is the question itself. An
-//! `httpGet` is a function call into the container, no socket; a `tcpSocket` on a port that the
-//! container serves asks whether it takes calls, and a real connection is made otherwise.
+//! `httpGet` is a function call into the container, no socket, or a request to the server that the
+//! container made of sockets; a `tcpSocket` on a port that the container serves asks whether it takes
+//! calls, and a real connection is made otherwise.
 //!
 //! An `exec` is a command in the container's sandbox, and a `grpc` asks the health service that the
 //! container has, by a call in memory or over its socket.
@@ -13,11 +14,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::Request;
+use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{command, grpc_health};
 use crate::runtime::Container;
@@ -189,25 +193,48 @@ pub async fn http_get(action: &core::HTTPGetAction, target: &Target) -> Answer {
     let Some(port) = port_number(&action.port, &target.named) else {
         return Answer::Failure(format!("couldn't find port: {}", port_text(&action.port)));
     };
-    let Some(service) = &target.http else {
-        return Answer::Failure(format!("dial tcp {}:{port}: connect: connection refused", target.pod_ip));
-    };
-    let request = match get_request(action, target.pod_ip, port) {
+    let host = action.host.clone().filter(|host| !host.is_empty()).unwrap_or_else(|| target.pod_ip.to_string());
+    let request = match get_request(action, &host, port) {
         Ok(request) => request,
         Err(error) => return Answer::Failure(format!("cannot make the request: {error}")),
     };
-    match service.call(request).await {
+    let status = match &target.http {
+        Some(service) => {
+            service.call(request).await.map(|response| response.status()).map_err(|error| error.to_string())
+        }
+        None => dial(&host, port, request).await,
+    };
+    match status {
         // As upstream: redirects count as success, and bodies are not looked at.
-        Ok(response) if (200..400).contains(&response.status().as_u16()) => Answer::Success,
-        Ok(response) => Answer::Failure(format!("HTTP probe failed with statuscode: {}", response.status().as_u16())),
-        Err(error) => Answer::Failure(format!("Get \"http://{}:{port}\": {error}", target.pod_ip)),
+        Ok(status) if (200..400).contains(&status.as_u16()) => Answer::Success,
+        Ok(status) => Answer::Failure(format!("HTTP probe failed with statuscode: {}", status.as_u16())),
+        Err(error) => Answer::Failure(format!("Get \"http://{}\": {error}", authority(&host, port))),
     }
 }
 
-fn get_request(action: &core::HTTPGetAction, ip: IpAddr, port: u16) -> Result<Request<HttpBody>, http::Error> {
+/// Asks a server that the container has made of sockets.
+async fn dial(host: &str, port: u16, mut request: Request<HttpBody>) -> Result<StatusCode, String> {
+    // A server, unlike a proxy, is told the path alone; the host is in its header.
+    let path = request.uri().path_and_query().cloned();
+    *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    let stream = TcpStream::connect((host, port)).await.map_err(|error| format!("dial tcp {host}:{port}: {error}"))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    // The connection ends with the question, also when that is given up.
+    let connection = AbortOnDropHandle::new(tokio::spawn(connection));
+    let answer = sender.send_request(request).await;
+    drop(connection);
+    answer.map(|answer| answer.status()).map_err(|error| error.to_string())
+}
+
+fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+fn get_request(action: &core::HTTPGetAction, host: &str, port: u16) -> Result<Request<HttpBody>, http::Error> {
     let path = action.path.as_deref().unwrap_or("/");
     let slash = if path.starts_with('/') { "" } else { "/" };
-    let authority = SocketAddr::new(ip, port).to_string();
+    let authority = authority(host, port);
     let mut request = Request::get(format!("http://{authority}{slash}{path}"));
     let given = action.http_headers.as_deref().unwrap_or_default();
     for header in given {
@@ -229,7 +256,7 @@ async fn tcp_socket(action: &core::TCPSocketAction, target: &Target) -> Answer {
         return Answer::Success;
     }
     let host = action.host.clone().unwrap_or_else(|| target.pod_ip.to_string());
-    match tokio::net::TcpStream::connect((host.as_str(), port)).await {
+    match TcpStream::connect((host.as_str(), port)).await {
         Ok(_) => Answer::Success,
         Err(error) => Answer::Failure(format!("dial tcp {host}:{port}: {error}")),
     }
@@ -287,6 +314,8 @@ fn port_text(port: &IntOrString) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     fn plan() -> ProbePlan {
@@ -328,6 +357,39 @@ mod tests {
         assert!(tracker.take_due(later) && !tracker.take_due(later));
         tracker.record(&Answer::Success, later);
         assert_eq!(tracker.next(), Some(later + Duration::from_secs(10)));
+    }
+
+    #[tokio::test]
+    async fn a_server_made_of_sockets_is_asked_over_one() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        tokio::spawn(async move {
+            for head in ["HTTP/1.1 204 No Content", "HTTP/1.1 503 Service Unavailable", "gibberish"] {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                let mut heard = [0; 1024];
+                let count = stream.read(&mut heard).await.expect("a request");
+                assert!(heard[..count].starts_with(b"GET /healthz HTTP/1.1\r\n"));
+                stream.write_all(format!("{head}\r\n\r\n").as_bytes()).await.expect("answered");
+            }
+        });
+        let action = core::HTTPGetAction {
+            path: Some("/healthz".into()),
+            port: IntOrString::Int(port.into()),
+            ..core::HTTPGetAction::default()
+        };
+        let target = Target {
+            pod_ip: IpAddr::from([127, 0, 0, 1]),
+            http: None,
+            served: Vec::new(),
+            named: Vec::new(),
+            running: None,
+        };
+        assert_eq!(http_get(&action, &target).await, Answer::Success);
+        assert_eq!(http_get(&action, &target).await, Answer::Failure("HTTP probe failed with statuscode: 503".into()));
+        for words in ["invalid HTTP version", "refused"] {
+            let Answer::Failure(why) = http_get(&action, &target).await else { panic!("{words}") };
+            assert!(why.starts_with(&format!("Get \"http://127.0.0.1:{port}\": ")) && why.contains(words), "{why}");
+        }
     }
 
     #[test]

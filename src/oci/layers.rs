@@ -2,11 +2,11 @@
 //! ordinary image.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead as _, Read, Seek as _};
 use std::path::{Component, Path};
 
 use oci_client::manifest::{OciDescriptor, OciImageManifest};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::MAX_MODULE_BYTES;
 
@@ -38,7 +38,7 @@ pub(super) fn plan(manifest: &OciImageManifest) -> Result<Plan<'_>, String> {
     }
     if let Some(other) = manifest.layers.iter().find(|layer| packing(&layer.media_type).is_none()) {
         return Err(format!(
-            "it has a layer of the type {:?}; taken are {WASM_LAYER:?} and archives (tar, plain or with gzip)",
+            "it has a layer of the type {:?}; taken are {WASM_LAYER:?} and archives (tar, plain or with gzip or zstd)",
             other.media_type
         ));
     }
@@ -52,6 +52,7 @@ pub(super) fn plan(manifest: &OciImageManifest) -> Result<Plan<'_>, String> {
 enum Packing {
     Plain,
     Gzip,
+    Zstd,
 }
 
 fn packing(media_type: &str) -> Option<Packing> {
@@ -62,11 +63,12 @@ fn packing(media_type: &str) -> Option<Packing> {
         "application/vnd.oci.image.layer.v1.tar+gzip" | "application/vnd.docker.image.rootfs.diff.tar.gzip" => {
             Some(Packing::Gzip)
         }
+        "application/vnd.oci.image.layer.v1.tar+zstd" => Some(Packing::Zstd),
         _ => None,
     }
 }
 
-/// An image's configuration, as far as it names the module.
+/// An image's configuration, as far as it says what is run.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct ImageConfig {
     #[serde(default)]
@@ -82,6 +84,19 @@ struct Process {
     cmd: Option<Vec<String>>,
     #[serde(default)]
     working_dir: Option<String>,
+    #[serde(default)]
+    env: Option<Vec<String>>,
+}
+
+/// How an image wants its module started, where the pod does not say otherwise. Empty if it does not say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Startup {
+    /// argv as far as a pod's `command` replaces it: the module's name, and what always follows it.
+    pub entrypoint: Vec<String>,
+    /// The rest of argv, which `args` or `command` replaces.
+    pub cmd: Vec<String>,
+    /// Names and values.
+    pub env: Vec<(String, String)>,
 }
 
 impl ImageConfig {
@@ -92,6 +107,19 @@ impl ImageConfig {
         let word = words.clone().find(|word| word.ends_with(".wasm")).or_else(|| words.clone().next())?;
         let directory = process.working_dir.as_deref().unwrap_or("/");
         normal(&Path::new("/").join(directory).join(word))
+    }
+
+    /// Words before the module (`wasmtime --dir=/ app.wasm`) were for another host and are dropped.
+    pub fn startup(self) -> Startup {
+        let Some(process) = self.config else { return Startup::default() };
+        let (entrypoint, cmd) = (process.entrypoint.unwrap_or_default(), process.cmd.unwrap_or_default());
+        let split = entrypoint.len();
+        let mut words: Vec<String> = entrypoint.into_iter().chain(cmd).collect();
+        let module = words.iter().position(|word| word.ends_with(".wasm")).unwrap_or(0);
+        let cmd = words.split_off(split.max(module + 1).min(words.len()));
+        let variables = process.env.into_iter().flatten();
+        let env = variables.filter_map(|text| text.split_once('=').map(|(name, value)| (name.into(), value.into())));
+        Startup { entrypoint: words.split_off(module.min(words.len())), cmd, env: env.collect() }
     }
 }
 
@@ -162,6 +190,7 @@ fn each_file(
     let file = io::BufReader::new(File::open(file)?);
     let unpacked: Box<dyn Read> = match packing(media_type) {
         Some(Packing::Gzip) => Box::new(flate2::read::MultiGzDecoder::new(file)),
+        Some(Packing::Zstd) => Box::new(Frames::new(file)?),
         Some(Packing::Plain) | None => Box::new(file),
     };
     let mut archive = tar::Archive::new(unpacked.take(MAX_UNPACKED));
@@ -176,6 +205,56 @@ fn each_file(
         }
     }
     Ok(())
+}
+
+/// Zstandard as writers of layers make it: one frame after the other, some of which are to be skipped
+/// (RFC 8878, 3.1).
+struct Frames {
+    current: Option<Frame>,
+}
+
+type Frame = ruzstd::decoding::StreamingDecoder<io::BufReader<File>, ruzstd::decoding::FrameDecoder>;
+
+impl Frames {
+    fn new(file: io::BufReader<File>) -> io::Result<Frames> {
+        Ok(Frames { current: next_frame(file)? })
+    }
+}
+
+impl Read for Frames {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(frame) = &mut self.current {
+            let count = frame.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
+            }
+            let ended = self.current.take().map(Frame::into_inner);
+            self.current = ended.map(next_frame).transpose()?.flatten();
+        }
+        Ok(0)
+    }
+}
+
+/// The next frame that has content; `None` at the end of the file.
+fn next_frame(mut file: io::BufReader<File>) -> io::Result<Option<Frame>> {
+    use ruzstd::decoding::StreamingDecoder;
+    use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
+    loop {
+        if file.fill_buf()?.is_empty() {
+            return Ok(None);
+        }
+        let place = file.stream_position()?;
+        match StreamingDecoder::new(&mut file) {
+            Ok(_) => {
+                file.seek(io::SeekFrom::Start(place))?;
+                return StreamingDecoder::new(file).map(Some).map_err(io::Error::other);
+            }
+            Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
+                file.seek_relative(i64::from(length))?;
+            }
+            Err(error) => return Err(io::Error::other(error)),
+        }
+    }
 }
 
 /// Which archive (0 is the uppermost) has the module, and under which name. `layers` may be the upper
@@ -234,7 +313,7 @@ mod tests {
         assert!(matches!(plan(&manifest(&[TAR, TAR])), Ok(Plan::Archives(layers)) if layers.len() == 2));
         let refused = [
             (vec!["application/wasm", "application/wasm"], "2 layers of WebAssembly"),
-            (vec!["application/vnd.oci.image.layer.v1.tar+zstd"], "tar+zstd"),
+            (vec!["application/vnd.oci.image.layer.v1.tar+xz"], "tar+xz"),
             (vec![], "no layers"),
         ];
         for (types, words) in refused {
@@ -258,6 +337,32 @@ mod tests {
             let config: ImageConfig = serde_json::from_str(json).expect("a configuration");
             assert_eq!(config.file().as_deref(), file, "{json}");
         }
+    }
+
+    #[test]
+    fn an_image_says_how_its_module_is_started() {
+        let words = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let cases: &[(&str, &[&str], &[&str])] = &[
+            (
+                r#"{"config":{"Entrypoint":["/app.wasm","--fast"],"Cmd":["serve"]}}"#,
+                &["/app.wasm", "--fast"],
+                &["serve"],
+            ),
+            (r#"{"config":{"Cmd":["/app.wasm","a","b"]}}"#, &["/app.wasm"], &["a", "b"]),
+            (r#"{"config":{"Entrypoint":["wasmtime","--dir=/"],"Cmd":["/app.wasm","a"]}}"#, &["/app.wasm"], &["a"]),
+            (r#"{"config":{"Entrypoint":["wasmtime","/app.wasm","x"],"Cmd":["a"]}}"#, &["/app.wasm", "x"], &["a"]),
+            (r#"{"config":{"Entrypoint":["app"]}}"#, &["app"], &[]),
+            (r#"{"config":{}}"#, &[], &[]),
+            ("{}", &[], &[]),
+        ];
+        for (json, entrypoint, cmd) in cases {
+            let config: ImageConfig = serde_json::from_str(json).expect("a configuration");
+            let startup = Startup { entrypoint: words(entrypoint), cmd: words(cmd), env: Vec::new() };
+            assert_eq!(config.startup(), startup, "{json}");
+        }
+        let config: ImageConfig =
+            serde_json::from_str(r#"{"config":{"Env":["A=1","B=x=y","odd"]}}"#).expect("a configuration");
+        assert_eq!(config.startup().env, [("A".into(), "1".into()), ("B".into(), "x=y".into())]);
     }
 
     fn layer(modules: &[&str], hidden: &[&str]) -> Contents {
@@ -296,5 +401,28 @@ mod tests {
         extract(&path, TYPE, "app/m.wasm", &mut File::create(&out).expect("a file")).expect("unpacked");
         assert_eq!(std::fs::read(&out).expect("read"), b"code");
         assert!(look(&path, "application/vnd.oci.image.layer.v1.tar", None).is_err(), "not a plain archive");
+    }
+
+    #[test]
+    fn zstandard_is_unpacked_over_all_its_frames() {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(4);
+        let mut archive = tar::Builder::new(Vec::new());
+        archive.append_data(&mut header, "m.wasm", &b"code"[..]).expect("added");
+        let bytes = archive.into_inner().expect("written");
+        let (head, tail) = bytes.split_at(300);
+        let frame = |part| ruzstd::encoding::compress_to_vec(part, ruzstd::encoding::CompressionLevel::Fastest);
+        let skipped = [0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3];
+        let packed = [&skipped[..], &frame(head), &skipped, &frame(tail), &skipped].concat();
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("layer");
+        const TYPE: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+        std::fs::write(&path, &packed).expect("written");
+        assert_eq!(look(&path, TYPE, None).expect("read"), layer(&["m.wasm"], &[]));
+        let out = dir.path().join("out");
+        extract(&path, TYPE, "m.wasm", &mut File::create(&out).expect("a file")).expect("unpacked");
+        assert_eq!(std::fs::read(&out).expect("read"), b"code");
+        std::fs::write(&path, &packed[..packed.len() / 2]).expect("written");
+        assert!(look(&path, TYPE, None).is_err(), "it is cut off");
     }
 }

@@ -23,6 +23,7 @@ mod tests;
 pub use access::Trust;
 pub use credentials::{Credentials, docker_config};
 pub use error::{Error, ErrorKind};
+pub use layers::Startup;
 pub use oci_client::Reference;
 pub use pull::{Pulled, Puller};
 pub use push::{Artifact, Component, Pushed, push};

@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::credentials::fingerprint;
 use super::error::{Error, ErrorKind};
-use super::layers::{self, ImageConfig, Plan};
+use super::layers::{self, ImageConfig, Plan, Startup};
 use super::store::{Record, Store, Usage, is_digest};
 use super::{Credentials, MAX_MODULE_BYTES, Trust, access};
 
@@ -44,6 +44,7 @@ pub struct Pulled {
     /// `sha256:…` of the manifest, by which the registry knows the image.
     pub manifest: String,
     pub bytes: u64,
+    pub startup: Startup,
 }
 
 /// Pulls images and keeps them in a directory. Cheap to clone.
@@ -84,7 +85,13 @@ impl Puller {
         let whole = std::fs::metadata(&path).is_ok_and(|about| about.len() == record.bytes);
         (granted && whole).then(|| {
             store.touch(&record.reference);
-            Pulled { path, module: record.module, manifest: record.manifest, bytes: record.bytes }
+            Pulled {
+                path,
+                module: record.module,
+                manifest: record.manifest,
+                bytes: record.bytes,
+                startup: record.startup,
+            }
         })
     }
 
@@ -125,10 +132,10 @@ impl Inner {
         let (client, manifest, digest, auth) = self.manifest(reference, accounts).await?;
         let source = Source { client: &client, reference };
         let invalid = |why| Error::new(ErrorKind::Invalid, why);
-        let (module, bytes) = match layers::plan(&manifest).map_err(invalid)? {
+        let (module, bytes, startup) = match layers::plan(&manifest).map_err(invalid)? {
             Plan::Module(layer) => {
                 self.blob(&source, layer, MAX_MODULE_BYTES).await?;
-                (layer.digest.clone(), u64::try_from(layer.size).unwrap_or(0))
+                (layer.digest.clone(), u64::try_from(layer.size).unwrap_or(0), Startup::default())
             }
             Plan::Archives(archives) => self.in_archives(&source, &manifest.config, &archives).await?,
         };
@@ -139,11 +146,12 @@ impl Inner {
             module: module.clone(),
             bytes,
             grants,
+            startup: startup.clone(),
         };
         let store = self.store.clone();
         let kept = blocking(move || store.keep(record)).await;
         kept.map_err(|error| Error::disk("the image's record", &error))?;
-        Ok(Pulled { path: self.store.blob(&module), module, manifest: digest, bytes })
+        Ok(Pulled { path: self.store.blob(&module), module, manifest: digest, bytes, startup })
     }
 
     /// The manifest, by the first account that is given it.
@@ -179,7 +187,7 @@ impl Inner {
         source: &Source<'_>,
         config: &OciDescriptor,
         archives: &[&OciDescriptor],
-    ) -> Result<(String, u64), Error> {
+    ) -> Result<(String, u64, Startup), Error> {
         let invalid = |why: String| Error::new(ErrorKind::Invalid, why);
         if archives.len() > MAX_LAYERS {
             return Err(invalid(format!("it has {} layers; at most {MAX_LAYERS} are looked through", archives.len())));
@@ -197,7 +205,8 @@ impl Inner {
             looked.push(contents.map_err(|error| invalid(format!("layer {} is damaged: {error}", layer.digest)))?);
             let all = index + 1 == archives.len();
             if let Some((index, name)) = layers::choose(&looked, wanted.as_deref(), all).map_err(invalid)? {
-                return self.unpack(archives[index], name).await;
+                let (module, bytes) = self.unpack(archives[index], name).await?;
+                return Ok((module, bytes, config.startup()));
             }
         }
         Err(invalid("it has no layers".to_owned()))

@@ -16,6 +16,8 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::layers::Startup;
+
 /// What nothing refers to is kept this long: a pull may be about to.
 const ORPHAN_AGE: Duration = Duration::from_secs(3600);
 /// Accounts remembered for an image; of more, the latest.
@@ -32,6 +34,8 @@ pub(super) struct Record {
     pub bytes: u64,
     /// Fingerprints of the accounts that the registry gave it to; empty: to anybody.
     pub grants: Vec<String>,
+    #[serde(default)]
+    pub startup: Startup,
 }
 
 impl Record {
@@ -217,6 +221,7 @@ mod tests {
             module: module.into(),
             bytes: 4,
             grants: grants.iter().map(|grant| (*grant).to_owned()).collect(),
+            startup: Startup::default(),
         }
     }
 

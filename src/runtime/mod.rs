@@ -27,6 +27,8 @@ pub struct ImageSource {
     pub path: PathBuf,
     /// `sha256:…` of the file's bytes.
     pub digest: String,
+    /// Whether its instances are to start from where its own initialisation leaves it.
+    pub snapshot: bool,
 }
 
 /// An image made ready to start: compiled and linked. Cheap to clone, shared by all pods that use it.
@@ -111,6 +113,25 @@ pub enum KeyValue {
     Memory,
     /// In a directory as the containers see it, on a volume of theirs.
     Directory(String),
+    /// On a server.
+    Redis(Redis),
+}
+
+/// A Redis server, and who is to be told to it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Redis {
+    pub host: String,
+    pub port: u16,
+    pub database: u32,
+    pub username: Option<String>,
+    pub password: Option<String>,
+}
+
+impl std::fmt::Debug for Redis {
+    /// Without the password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "redis://{}:{}/{}", self.host, self.port, self.database)
+    }
 }
 
 /// How the instances of an HTTP container are made, kept and bounded.
@@ -119,12 +140,15 @@ pub struct InstancePolicy {
     /// Requests that one instance answers, one after the other, before it is thrown away. 1: each
     /// request has an instance of its own, so that nothing of one call is left for the next.
     pub max_requests_per_instance: u32,
+    /// Instances that are made before a call wants them, and made anew when calls have used them up; at most
+    /// 64.
+    pub min_instances: usize,
     /// Calls that the container's guests answer at a time; more wait in line.
     pub max_concurrent: usize,
     /// Calls that wait in line, in order of arrival; beyond it the answer is
     /// [`crate::wire::CallError::Overloaded`].
     pub max_queued: usize,
-    /// How long an instance that may be used again is kept without work.
+    /// How long an instance that may be used again is kept without work, beyond those always kept.
     pub idle_timeout: Duration,
     /// From the request to the head of the response, waiting in line included, and again for what the
     /// guest does after the response's end. A response that streams may take longer.
@@ -135,6 +159,7 @@ impl Default for InstancePolicy {
     fn default() -> Self {
         Self {
             max_requests_per_instance: 1,
+            min_instances: 0,
             max_concurrent: 1024,
             max_queued: 1024,
             idle_timeout: Duration::from_secs(1),
@@ -242,6 +267,12 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Makes an image ready (compiles it, or finds it compiled). May take long; never on a serving thread.
     async fn prepare(&self, source: &ImageSource) -> Result<Arc<dyn Image>, ImageError>;
+
+    /// Makes one module of several: what the first imports, others export. Each comes with the name of the
+    /// container whose image it is, for the words of an error.
+    async fn compose(&self, _parts: &[(String, ImageSource)]) -> Result<ImageSource, ImageError> {
+        Err(ImageError::Invalid(format!("the runtime {:?} does not compose containers", self.name())))
+    }
 
     /// Gives up about `bytes` of what it keeps on disk only to be quick, the least recently used first,
     /// but nothing of the images with the digests in `keep`. Returns what it freed.

@@ -14,7 +14,7 @@ use crate::harness::{PATIENCE, coracle, eventually, repository};
 fn hello() -> ImageSource {
     let path = repository().join("workloads/prebuilt/hello/1.wasm");
     let digest = digest_of(&std::fs::read(&path).expect("the module"));
-    ImageSource { reference: "hello:1".into(), path, digest }
+    ImageSource { reference: "hello:1".into(), path, digest, snapshot: false }
 }
 
 fn runtime(cache: &Path, compiler: PathBuf) -> WasmRuntime {
@@ -56,7 +56,7 @@ async fn the_child_compiles_and_the_host_takes_what_it_wrote() {
     let broken = dir.path().join("broken.wat");
     std::fs::write(&broken, "(module (func (result i32)))").expect("written");
     let digest = digest_of(&std::fs::read(&broken).expect("read"));
-    let source = ImageSource { reference: "broken:1".into(), path: broken, digest };
+    let source = ImageSource { reference: "broken:1".into(), path: broken, digest, snapshot: false };
     let why = prepare(&runtime, &source).await.err().map(|error| error.to_string()).unwrap_or_default();
     assert!(why.contains("image \"broken:1\" cannot run") && why.contains("type mismatch"), "{why}");
 }

@@ -6,26 +6,26 @@ use std::process::Output;
 use crate::harness::{Cluster, PATIENCE, both, eventually, kubectls};
 
 /// One cluster and one kubectl.
-struct Session<'a> {
-    cluster: &'a Cluster,
+pub struct Session<'a> {
+    pub cluster: &'a Cluster,
     kubectl: &'a Path,
 }
 
 impl Session<'_> {
-    fn output(&self, line: &str, input: Option<&str>) -> Output {
+    pub fn output(&self, line: &str, input: Option<&str>) -> Output {
         let args: Vec<&str> = line.split_whitespace().collect();
         self.cluster.with_kubectl(self.kubectl, &args, input)
     }
 
     /// Runs a command line (no quoting) that must succeed.
-    fn ok(&self, line: &str) -> String {
+    pub fn ok(&self, line: &str) -> String {
         let output = self.output(line, None);
         assert!(output.status.success(), "{} {line}:\n{}", self.kubectl.display(), both(&output));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// … and whose output must contain each of these.
-    fn says(&self, line: &str, wanted: &[&str]) {
+    pub fn says(&self, line: &str, wanted: &[&str]) {
         let text = self.ok(line);
         for word in wanted {
             assert!(text.contains(word), "{} {line} does not say {word:?}:\n{text}", self.kubectl.display());
@@ -33,7 +33,7 @@ impl Session<'_> {
     }
 
     /// Runs a command that must be refused, with these words.
-    fn refused(&self, line: &str, wanted: &[&str]) {
+    pub fn refused(&self, line: &str, wanted: &[&str]) {
         let output = self.output(line, None);
         let text = both(&output);
         assert!(!output.status.success(), "{line} should be refused:\n{text}");
@@ -42,7 +42,7 @@ impl Session<'_> {
         }
     }
 
-    fn eventually_says(&self, line: &str, wanted: &[&str]) {
+    pub fn eventually_says(&self, line: &str, wanted: &[&str]) {
         eventually(line, PATIENCE, || {
             let text = both(&self.output(line, None));
             wanted.iter().all(|word| text.contains(word)).then_some(()).ok_or(text)
@@ -51,7 +51,7 @@ impl Session<'_> {
 }
 
 /// Runs `check` with each kubectl, in a namespace of its own, on one cluster with the hello manifest.
-fn with_each(manifests: &[&'static str], check: impl Fn(&Session<'_>)) {
+pub fn with_each(manifests: &[&'static str], check: impl Fn(&Session<'_>)) {
     let found = kubectls();
     if found.is_empty() {
         return;

@@ -3,17 +3,21 @@
 //! Each test has a cluster of its own, on free ports, in a directory of its own. Waiting is always for a
 //! condition with a deadline.
 
+mod apply;
 mod cli;
 mod compile;
 mod faults;
+mod guests;
 mod harness;
 mod healing;
 mod kinds;
 mod kubectl;
+mod languages;
 mod limits;
 mod metrics;
 mod neighbours;
 mod oracle;
+mod rbac;
 mod registry;
 mod rollout;
 mod shop;

@@ -234,46 +234,92 @@ fn a_pushed_module_is_pulled_once_and_runs() {
     assert!(said.contains("cannot be reached") && said.contains(&registry.address.to_string()), "{said}");
 }
 
+/// A layer of these files.
+fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, name, *content).expect("added");
+    }
+    archive.into_inner().expect("an archive")
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(bytes).expect("packed");
+    packed.finish().expect("packed")
+}
+
+impl Registry {
+    /// Makes an ordinary image of layers, each packed as its suffix says.
+    fn put_image(&self, name: &str, tag: &str, process: &Value, layers: &[(&str, Vec<u8>)]) {
+        let config = json!({
+            "architecture": "wasm", "os": "wasip1", "rootfs": {"type": "layers", "diff_ids": []}, "config": process,
+        });
+        let config = config.to_string();
+        let layer = |(packing, content): &(&str, Vec<u8>)| {
+            let digest = self.put_blob(name, content);
+            let media_type = format!("application/vnd.oci.image.layer.v1.tar+{packing}");
+            json!({"mediaType": media_type, "digest": digest, "size": content.len()})
+        };
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json",
+                "digest": self.put_blob(name, config.as_bytes()), "size": config.len(),
+            },
+            "layers": layers.iter().map(layer).collect::<Vec<_>>(),
+        });
+        let media_type = "application/vnd.oci.image.manifest.v1+json";
+        self.put(&format!("/v2/{name}/manifests/{tag}"), media_type, manifest.to_string().as_bytes());
+    }
+}
+
 #[test]
 fn a_module_inside_an_ordinary_image_runs() {
     let Some(registry) = Registry::start() else { return };
     let cluster = Cluster::start();
     let module = std::fs::read(HELLO).expect("the module");
-    let archive = |files: &[(&str, &[u8])]| {
-        let mut archive = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
-        for (name, content) in files {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(content.len() as u64);
-            header.set_mode(0o644);
-            archive.append_data(&mut header, name, *content).expect("added");
-        }
-        archive.into_inner().and_then(flate2::write::GzEncoder::finish).expect("an archive")
-    };
-    let layers =
-        [archive(&[("srv/app.wasm", &module), ("srv/other.wasm", b"rubbish")]), archive(&[("etc/motd", b"hello")])];
-    let config = json!({
-        "architecture": "wasm", "os": "wasip1", "rootfs": {"type": "layers", "diff_ids": []},
-        "config": {"Entrypoint": ["/srv/app.wasm"]},
-    });
-    let config = config.to_string();
-    let layer = |content: &Vec<u8>| {
-        let digest = registry.put_blob("team/boxed", content);
-        json!({"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest, "size": content.len()})
-    };
-    let manifest = json!({
-        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": {
-            "mediaType": "application/vnd.oci.image.config.v1+json",
-            "digest": registry.put_blob("team/boxed", config.as_bytes()), "size": config.len(),
-        },
-        "layers": layers.iter().map(layer).collect::<Vec<_>>(),
-    });
-    let media_type = "application/vnd.oci.image.manifest.v1+json";
-    registry.put("/v2/team/boxed/manifests/1", media_type, manifest.to_string().as_bytes());
+    let layers = [
+        ("gzip", gzip(&archive(&[("srv/app.wasm", &module), ("srv/other.wasm", b"rubbish")]))),
+        ("gzip", gzip(&archive(&[("etc/motd", b"hello")]))),
+    ];
+    let process = json!({"Entrypoint": ["/srv/app.wasm"], "Env": ["FROM=the image", "HOSTNAME=nobody"]});
+    registry.put_image("team/boxed", "1", &process, &layers);
     cluster.apply(&pod("boxed", &registry.image("team/boxed:1"), &json!({})));
     running(&cluster, "boxed");
     let output = coracle().args(["inspect", &registry.image("team/boxed:1")]).output().expect("coracle runs");
     assert!(both(&output).contains(&sha256(&module)), "{}", both(&output));
+    let env = cluster.kubectl(&["exec", "boxed", "--", "env"]);
+    assert!(env.contains("FROM=the image\n") && env.contains("HOSTNAME=boxed\n"), "{env}");
+}
+
+#[test]
+fn an_image_says_with_what_arguments_it_starts() {
+    let Some(registry) = Registry::start() else { return };
+    let cluster = Cluster::start();
+    let module = std::fs::read("workloads/prebuilt/job/1.wasm").expect("the module");
+    let packed = ruzstd::encoding::compress_to_vec(
+        &*archive(&[("primes.wasm", &module)]),
+        ruzstd::encoding::CompressionLevel::Fastest,
+    );
+    let process = json!({"Entrypoint": ["wasmtime", "/primes.wasm"], "Cmd": ["100", "1"]});
+    registry.put_image("team/primes", "1", &process, &[("zstd", packed)]);
+    let image = registry.image("team/primes:1");
+    let ended = |name: &str, code: i64, said: &str| {
+        let status = eventually(&format!("{name} to end"), PATIENCE, || {
+            let status = cluster.get(&["pod", name])["status"]["containerStatuses"][0].clone();
+            if status["state"]["terminated"].is_object() { Ok(status) } else { Err(status) }
+        });
+        assert_eq!(status["state"]["terminated"]["exitCode"], code, "{status}");
+        assert_eq!(cluster.kubectl(&["logs", name]).lines().next(), Some(said));
+    };
+    cluster.apply(&pod("as-it-says", &image, &json!({"restartPolicy": "Never"})));
+    ended("as-it-says", 1, "25 primes below 100");
+    cluster.kubectl(&["run", "other", "--image", &image, "--restart", "Never", "--", "10"]);
+    ended("other", 0, "4 primes below 10");
 }
 
 #[test]

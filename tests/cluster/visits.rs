@@ -40,7 +40,7 @@ fn a_pod_that_does_not_ask_is_told_how() {
     pod("lost", "coracle.dev/keyvalue: memory, coracle.dev/config: absent");
     pod("adrift", "coracle.dev/keyvalue: /data");
     for (name, wanted) in [
-        ("mute", "coracle.dev/keyvalue, which says `memory` or a directory"),
+        ("mute", "coracle.dev/keyvalue, which says `memory`, a directory"),
         ("lost", "configmap \"absent\" not found"),
         ("adrift", "/data is on none of the container's volumes"),
     ] {

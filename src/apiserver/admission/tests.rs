@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::*;
 use crate::apiserver::allocate::Allocator;
+use crate::apiserver::registry::owners::Owner;
 use crate::kinds::Kind;
 use crate::kinds::ingress::Ingress;
 use crate::kinds::ingress_class::IngressClass;
@@ -32,7 +33,7 @@ async fn registry() -> Registry {
         ),
     ];
     for (kind, namespace, object) in objects {
-        registry.create(kind, namespace, object, false).await.expect("made");
+        registry.create(kind, namespace, object, &Owner::own(), false).await.expect("made");
     }
     registry
 }
@@ -102,7 +103,7 @@ async fn an_ingress_without_a_class_gets_the_newest_default() {
         json!({"metadata": {"name": name, "annotations": annotations}, "spec": {"controller": "x.example/y"}})
     };
     for object in [class("a", "false"), class("b", "true"), class("c", "true")] {
-        registry.create(&IngressClass, "", object, false).await.expect("made");
+        registry.create(&IngressClass, "", object, &Owner::own(), false).await.expect("made");
     }
     assert_eq!(ingress(json!({}), json!({})), "b");
     assert_eq!(ingress(json!({}), json!({"ingressClassName": "a"})), "a");

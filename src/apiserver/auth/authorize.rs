@@ -1,27 +1,33 @@
 //! Whether a user may do what a request asks: upstream's 403 where not.
+//!
+//! Asked in this order, and the first that allows decides: the masters' group, the node's own business
+//! ([`nodes`]), the paths that are everybody's, the roles ([`rbac`](super::rbac)). Nothing denies: who is
+//! not allowed by any is refused.
 
-use super::{AUTHENTICATED, MASTERS, User, nodes};
+use super::rbac::policy::Policy;
+use super::{MASTERS, User, nodes};
 use crate::apiserver::status::ApiError;
 use crate::apiserver::target::Target;
 
-/// Paths that tell nothing about anybody: everyone may read them, as upstream's `system:public-info-viewer`.
+/// Paths that tell nothing about anybody. The roles say the same of them; but whether the server is
+/// well must be told even when its roles have been deleted.
 const PUBLIC: &[&str] = &["/healthz", "/livez", "/readyz", "/version", "/version/"];
 
-/// Paths that tell what the API can do: everyone who is known may read them, as upstream's `system:discovery`.
-const DISCOVERY: &[&str] = &["/api", "/apis", "/openapi"];
-
-/// Whether `path` is `root` or below it.
-fn is_below(path: &str, root: &str) -> bool {
-    path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+/// Why `user` may do what `target` says ("" where there is nothing to say); `None` where they may not.
+pub fn decide(policy: &Policy, user: &User, target: &Target) -> Option<String> {
+    if user.in_group(MASTERS) {
+        return Some(String::new());
+    }
+    if user.node().is_some_and(|node| nodes::allows(node, target)) {
+        return Some(String::new());
+    }
+    let public = !target.is_resource() && target.verb == "get" && PUBLIC.contains(&target.path.as_str());
+    policy.allows(user, target).or_else(|| public.then(String::new))
 }
 
 /// Lets `user` do what `target` says, or refuses in upstream's words.
-pub fn authorize(user: &User, target: &Target) -> Result<(), ApiError> {
-    let public = !target.is_resource() && target.verb == "get" && PUBLIC.contains(&target.path.as_str());
-    let discovery = !target.is_resource() && target.verb == "get" && user.in_group(AUTHENTICATED);
-    let discovery = discovery && DISCOVERY.iter().any(|root| is_below(&target.path, root));
-    let own = user.node().is_some_and(|node| nodes::allows(node, target));
-    if user.in_group(MASTERS) || public || discovery || own { Ok(()) } else { Err(denied(user, target)) }
+pub fn authorize(policy: &Policy, user: &User, target: &Target) -> Result<(), ApiError> {
+    decide(policy, user, target).map(|_| ()).ok_or_else(|| denied(user, target))
 }
 
 fn denied(user: &User, target: &Target) -> ApiError {
@@ -50,20 +56,21 @@ mod tests {
 
     #[test]
     fn strangers_may_only_ask_how_the_server_is() {
+        let policy = Policy::default();
         let path = |path: &str| Target::plain(&http::Method::GET, path);
-        assert!(authorize(&User::anonymous(), &path("/healthz")).is_ok());
-        let error = authorize(&User::anonymous(), &path("/metrics")).err().map(|e| e.message().to_owned());
+        assert!(authorize(&policy, &User::anonymous(), &path("/healthz")).is_ok());
+        let error = authorize(&policy, &User::anonymous(), &path("/metrics")).err().map(|e| e.message().to_owned());
         assert_eq!(error.as_deref(), Some("forbidden: User \"system:anonymous\" cannot get path \"/metrics\""));
         let target = Target {
-            verb: "list",
+            verb: "list".into(),
             resource: "pods".into(),
             version: "v1".into(),
             namespace: "shop".into(),
             ..Target::default()
         };
-        let error = authorize(&User::anonymous(), &target).err().map(|e| e.message().to_owned());
+        let error = authorize(&policy, &User::anonymous(), &target).err().map(|e| e.message().to_owned());
         let want = "pods is forbidden: User \"system:anonymous\" cannot list resource \"pods\" in API group \"\" in the namespace \"shop\"";
         assert_eq!(error.as_deref(), Some(want));
-        assert!(authorize(&User::server(), &target).is_ok());
+        assert!(authorize(&policy, &User::server(), &target).is_ok());
     }
 }

@@ -1,15 +1,19 @@
 //! Who is asking, and may they?
 //!
 //! Identity comes from a verified client certificate (`CN` is the name, each `O` a group), or from a
-//! bearer token ([`tokens`]); the listener ([`super::serve`]) puts it into the request as a [`User`]
+//! bearer token ([`tokens`], [`accounts`]); the listener ([`super::serve`]) puts it into the request as a [`User`]
 //! extension, which no header can forge. Callers inside the process get theirs from the layer that
 //! their client was built with.
 
+pub mod accounts;
 pub mod authorize;
+pub mod impersonate;
 mod nodes;
 pub mod pki;
+pub mod rbac;
 pub mod tokens;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The identity behind a request.
@@ -17,6 +21,10 @@ use std::sync::Arc;
 pub struct User {
     pub name: Arc<str>,
     pub groups: Vec<Arc<str>>,
+    /// Tells users of one name apart over time; "" where nobody does.
+    pub uid: Arc<str>,
+    /// What the credential says beside: which pod a token was made for.
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 /// The group that may do everything.
@@ -31,7 +39,13 @@ impl User {
     /// A user with these groups, who is also authenticated.
     pub fn new(name: &str, groups: &[&str]) -> Self {
         let groups = groups.iter().copied().chain([AUTHENTICATED]).map(Arc::from).collect();
-        Self { name: name.into(), groups }
+        Self { name: name.into(), groups, uid: "".into(), extra: BTreeMap::new() }
+    }
+
+    /// The same user with one more value of an extra field.
+    pub fn with_extra(mut self, key: &str, value: &str) -> Self {
+        self.extra.entry(key.to_owned()).or_default().push(value.to_owned());
+        self
     }
 
     /// The server's own parts: controllers and scheduler.
@@ -41,7 +55,9 @@ impl User {
 
     /// Whoever brings no credentials.
     pub fn anonymous() -> Self {
-        Self { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()] }
+        let mut user = Self::new("system:anonymous", &[]);
+        user.groups = vec!["system:unauthenticated".into()];
+        user
     }
 
     pub fn in_group(&self, group: &str) -> bool {

@@ -30,7 +30,7 @@ pub fn allows(node: &str, target: &Target) -> bool {
     }
     let resource = (target.group.as_str(), target.resource.as_str());
     let main = target.subresource.is_empty();
-    match (target.verb, resource) {
+    match (&*target.verb, resource) {
         ("get" | "list" | "watch", resource) if main && ROUTING.contains(&resource) => true,
         ("get" | "list" | "watch", ("", name)) if main => !target.name.is_empty() && REFERENCED.contains(&name),
         ("create", ("", "nodes")) => main,
@@ -58,7 +58,7 @@ mod tests {
         let (group, resource, subresource) = (next(), next(), next());
         let (namespace, name) = whom.split_once('/').unwrap_or(("", whom));
         let (namespace, name) = (namespace.to_owned(), name.to_owned());
-        Target { verb, group, resource, subresource, namespace, name, ..Target::default() }
+        Target { verb: verb.into(), group, resource, subresource, namespace, name, ..Target::default() }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! pki/apiserver.crt, apiserver.key       the server's own, made anew when its names change or it ages
 //! pki/kubelet-client.crt, …key           what the server shows to the node agents
 //! pki/admin.crt, admin.key               what the administrator's kubeconfig holds
+//! pki/sa.key                             signs the tokens of service accounts: see `accounts`
 //! ```
 //!
 //! Private keys never leave the machine that made them: a node that joins sends a signing request.

@@ -99,7 +99,7 @@ impl<'a> Reader<'a> {
                     Event::Comment(..) | Event::Anchor(..) => {}
                     event => return Ok((event, span)),
                 },
-                Some(Err(error)) => return Err(format!("yaml: line {}: {}", error.marker().line(), error.info())),
+                Some(Err(error)) => return Err(format!("yaml: {}{}", line_of(error.marker().line()), error.info())),
                 None => return Err("yaml: unexpected end of the document".to_owned()),
             }
         }
@@ -302,6 +302,11 @@ fn float(text: &str) -> Option<Number> {
     Number::from_f64(text.parse().ok()?)
 }
 
+/// Where an error is, as Go's library says it: it counts from zero, and takes zero for not known.
+fn line_of(line: usize) -> String {
+    if line > 1 { format!("line {line}: ") } else { String::new() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -361,7 +366,8 @@ mod tests {
         assert_eq!(all, [json!({"a": 1}), json!({"b": 2})]);
         assert_eq!(read("a: 1\n---\nb: 2\n"), json!({"a": 1}));
         assert_eq!(read(""), Value::Null);
-        assert!(parse(b"a: b: c").unwrap_err().starts_with("yaml: line 1: "));
+        assert!(parse(b"a: b: c").unwrap_err().starts_with("yaml: mapping values"));
+        assert!(parse(b"x: y\na: b: c").unwrap_err().starts_with("yaml: line 2: "));
     }
 
     proptest! {

@@ -1,10 +1,12 @@
-//! The three patches: JSON patch, merge patch, strategic merge patch.
+//! The three patches: JSON patch, merge patch, strategic merge patch. And [`apply`], which is a patch
+//! only by its verb.
 //!
 //! A patch is applied to the object as a client would read it, and the result is typed like a request
 //! body. The edge cases are those of the libraries that upstream uses, because clients have come to
 //! depend on them; where a standard and upstream differ (a JSON patch may `replace` a key that is not
-//! there), upstream wins. Server-side apply is another thing altogether and is refused here.
+//! there), upstream wins.
 
+pub mod apply;
 pub mod json;
 pub mod merge;
 pub mod strategic;
@@ -107,6 +109,12 @@ const MERGE_PATCH: &str = "application/merge-patch+json";
 const STRATEGIC_MERGE_PATCH: &str = "application/strategic-merge-patch+json";
 const APPLY_PATCH: &str = "application/apply-patch+yaml";
 
+/// Whether a request's content type is that of server-side apply.
+pub fn is_apply(content_type: Option<&str>) -> bool {
+    let media = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    media.eq_ignore_ascii_case(APPLY_PATCH)
+}
+
 impl PatchType {
     /// From the request's content type; `strategic` is false for custom resources.
     pub fn from_content_type(content_type: Option<&str>, strategic: bool) -> Result<Self, PatchError> {
@@ -115,15 +123,7 @@ impl PatchType {
             JSON_PATCH => Ok(Self::Json),
             MERGE_PATCH => Ok(Self::Merge),
             STRATEGIC_MERGE_PATCH if strategic => Ok(Self::Strategic),
-            STRATEGIC_MERGE_PATCH => Err(PatchError::Unsupported([JSON_PATCH, MERGE_PATCH].join(", "))),
-            APPLY_PATCH => {
-                let served: &[&str] = if strategic {
-                    &[JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH]
-                } else {
-                    &[JSON_PATCH, MERGE_PATCH]
-                };
-                Err(PatchError::Unsupported(format!("{} (server-side apply is not served)", served.join(", "))))
-            }
+            STRATEGIC_MERGE_PATCH => Err(PatchError::Unsupported([JSON_PATCH, MERGE_PATCH, APPLY_PATCH].join(", "))),
             _ => Err(PatchError::NoPatchType),
         }
     }

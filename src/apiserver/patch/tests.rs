@@ -101,10 +101,10 @@ fn content_types() {
     assert_eq!(of("application/strategic-merge-patch+json", true), Ok(PatchType::Strategic));
     assert_eq!(
         of("application/strategic-merge-patch+json", false).unwrap_err().to_string(),
-        "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json"
+        "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
     );
     assert_eq!(of("application/json", true).unwrap_err().to_string(), "415: Unsupported Media Type");
-    assert!(of("application/apply-patch+yaml", true).unwrap_err().to_string().contains("server-side apply"));
+    assert!(is_apply(Some("application/apply-patch+yaml; charset=utf-8")) && !is_apply(Some("application/yaml")));
 }
 
 #[test]

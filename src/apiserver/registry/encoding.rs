@@ -1,9 +1,10 @@
 //! Objects as bytes: how they lie in the store, and how they become answers without being parsed.
 //!
 //! A stored value is the object's JSON without `apiVersion`, `kind` and `resourceVersion`, with
-//! `metadata` first: `{"metadata":{…},…}`. What is left out is known from elsewhere (the kind, the
-//! store's revision) and is spliced in on the way out, so that a get, a list of ten thousand and a
-//! watch event are copies of bytes. Where two API kinds are views of one stored object (Events), the
+//! `metadata` first, and in it `managedFields`: `{"metadata":{"managedFields":[…],…},…}`. What is left
+//! out is known from elsewhere (the kind, the store's revision) and is spliced in on the way out, so
+//! that a get, a list of ten thousand and a watch event are copies of bytes. The owners of fields are half
+//! of a typical object and hardly anybody reads them, so who asks for it gets the copy without them. Where two API kinds are views of one stored object (Events), the
 //! stored form is the core one, and the other view is translated field by field: those two are parsed.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -14,6 +15,8 @@ use crate::store::Entry;
 
 /// What every stored value begins with.
 const HEAD: &[u8] = br#"{"metadata":{"#;
+/// What follows where fields have owners.
+const OWNERS: &[u8] = br#""managedFields":"#;
 
 /// `v1`, `apps/v1`.
 pub fn api_version(info: &KindInfo) -> String {
@@ -43,9 +46,19 @@ pub fn encode(kind: &dyn Kind, object: &Value) -> Bytes {
     out.extend_from_slice(br#"{"metadata":"#);
     let empty = Map::new();
     let fields = object.as_object().unwrap_or(&empty);
-    let mut metadata = fields.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
-    metadata.remove("resourceVersion");
-    write_json(&mut out, &metadata);
+    let metadata = fields.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
+    let owners = metadata.get_key_value("managedFields");
+    let rest = metadata.iter().filter(|(name, _)| !matches!(name.as_str(), "managedFields" | "resourceVersion"));
+    out.push(b'{');
+    for (i, (name, value)) in owners.into_iter().chain(rest).enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        write_json(&mut out, name);
+        out.push(b':');
+        write_json(&mut out, value);
+    }
+    out.push(b'}');
     for (name, value) in fields {
         if matches!(name.as_str(), "metadata" | "apiVersion" | "kind") {
             continue;
@@ -86,14 +99,27 @@ pub fn decode(kind: &dyn Kind, stored: &[u8], revision: u64) -> Result<Value, se
     Ok(object)
 }
 
-/// Writes the object as JSON for the wire; `typed` puts in `kind` and `apiVersion`, which items of a
-/// list do not have.
-pub fn splice(kind: &dyn Kind, stored: &[u8], revision: u64, typed: bool, out: &mut BytesMut) {
+/// How an object is written for the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form {
+    /// With `kind` and `apiVersion`, which items of a list do not have.
+    pub typed: bool,
+    /// With `managedFields`.
+    pub owners: bool,
+}
+
+/// Writes the object as JSON for the wire.
+pub fn splice(kind: &dyn Kind, stored: &[u8], revision: u64, form: Form, out: &mut BytesMut) {
     let info = kind.info();
-    let rest = match stored.strip_prefix(HEAD) {
+    let Form { typed, owners } = form;
+    let mut rest = match stored.strip_prefix(HEAD) {
         Some(rest) if renames(info).is_empty() => rest,
         _ => return splice_slowly(kind, stored, revision, typed, out),
     };
+    if !owners && let Some(list) = rest.strip_prefix(OWNERS) {
+        rest = list.get(value_len(list)..).unwrap_or_default();
+        rest = rest.strip_prefix(b",").unwrap_or(rest);
+    }
     out.reserve(rest.len() + 128);
     out.put_u8(b'{');
     if typed {
@@ -119,6 +145,27 @@ pub fn splice(kind: &dyn Kind, stored: &[u8], revision: u64, typed: bool, out: &
     out.put_slice(rest);
 }
 
+/// How long the JSON value is that `text` begins with, where it is a list or an object.
+fn value_len(text: &[u8]) -> usize {
+    let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
+    for (at, byte) in text.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'[' | b'{' if !quoted => depth += 1,
+            b']' | b'}' if !quoted => {
+                depth = depth.saturating_sub(1);
+                if depth == 0 {
+                    return at + 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    text.len()
+}
+
 fn splice_slowly(kind: &dyn Kind, stored: &[u8], revision: u64, typed: bool, out: &mut BytesMut) {
     let mut object = decode(kind, stored, revision).unwrap_or_default();
     if !typed && let Some(fields) = object.as_object_mut() {
@@ -142,9 +189,9 @@ impl From<&Entry> for Stored {
 }
 
 impl Stored {
-    pub fn to_json(&self, kind: &dyn Kind) -> Bytes {
+    pub fn to_json(&self, kind: &dyn Kind, owners: bool) -> Bytes {
         let mut out = BytesMut::new();
-        splice(kind, &self.bytes, self.revision, true, &mut out);
+        splice(kind, &self.bytes, self.revision, Form { typed: true, owners }, &mut out);
         out.freeze()
     }
 }
@@ -180,19 +227,34 @@ mod tests {
         let stored = encode(&Deployment, &object);
         assert!(stored.starts_with(HEAD) && !stored.windows(9).any(|w| w == b"resourceV"));
         let spliced: Value =
-            serde_json::from_slice(&Stored { bytes: stored.clone(), revision: 7 }.to_json(&Deployment))
+            serde_json::from_slice(&Stored { bytes: stored.clone(), revision: 7 }.to_json(&Deployment, true))
                 .expect("valid JSON");
         assert_eq!(spliced, decode(&Deployment, &stored, 7).expect("valid JSON"));
         assert_eq!(spliced["metadata"]["resourceVersion"], "7");
         let mut item = BytesMut::new();
-        splice(&Deployment, &stored, 7, false, &mut item);
+        splice(&Deployment, &stored, 7, Form { typed: false, owners: true }, &mut item);
         assert!(item.starts_with(br#"{"metadata":{"resourceVersion":"7","#));
+    }
+
+    #[test]
+    fn owners_are_left_out_for_who_does_not_want_them() {
+        let owners = json!([{"manager": "a\\\"]}", "fieldsV1": {"f:x": {"k:{\"a\":[1]}": {}}}}]);
+        for rest in [json!({}), json!({"name": "a"})] {
+            let mut object = json!({"metadata": rest, "spec": {}});
+            let lean = encode(&Pod, &object);
+            object["metadata"]["managedFields"] = owners.clone();
+            let stored = encode(&Pod, &object);
+            let written = |bytes, owners| Stored { bytes, revision: 3 }.to_json(&Pod, owners);
+            assert_eq!(written(stored.clone(), false), written(lean, true));
+            let whole: Value = serde_json::from_slice(&written(stored, true)).expect("valid JSON");
+            assert_eq!(whole["metadata"]["managedFields"], owners);
+        }
     }
 
     #[test]
     fn an_empty_metadata_still_takes_a_version() {
         let stored = encode(&Pod, &json!({}));
-        let bytes = Stored { bytes: stored, revision: 2 }.to_json(&Pod);
+        let bytes = Stored { bytes: stored, revision: 2 }.to_json(&Pod, true);
         let object: Value = serde_json::from_slice(&bytes).expect("valid JSON");
         assert_eq!(object["metadata"]["resourceVersion"], "2");
     }
@@ -203,7 +265,7 @@ mod tests {
         let core = decode(&Event, &stored, 1).expect("valid JSON");
         assert_eq!((&core["message"], &core["involvedObject"]["name"]), (&json!("n"), &json!("p")));
         let back: Value =
-            serde_json::from_slice(&Stored { bytes: stored, revision: 1 }.to_json(&EventV1)).expect("JSON");
+            serde_json::from_slice(&Stored { bytes: stored, revision: 1 }.to_json(&EventV1, true)).expect("JSON");
         assert_eq!((&back["note"], &back["apiVersion"]), (&json!("n"), &json!("events.k8s.io/v1")));
         assert!(back.get("message").is_none());
     }

@@ -1,6 +1,7 @@
 //! Kinds over a store: every write of an object goes through here, whoever asks.
 //!
-//! The rules are fixed: default → admission → allocation → prepare → validate → one compare-and-swap.
+//! The rules are fixed: default → owners of fields → admission → allocation → prepare → validate → one
+//! compare-and-swap. What admission adds is owned by nobody, as upstream has it.
 //! A write that changes nothing is not made and keeps its version. Retries happen only where the caller
 //! stated no version: a patch or an unconditional update is computed anew from the newer object; a
 //! stated version that is stale is a conflict at once.
@@ -8,6 +9,7 @@
 pub mod delete;
 pub mod encoding;
 pub mod meta;
+pub mod owners;
 pub mod update;
 
 use std::sync::Arc;
@@ -17,12 +19,14 @@ use serde_json::Value;
 
 use super::admission::{self, Operation};
 use super::allocate::Allocator;
+use super::auth::rbac::Policies;
 use super::quota::Ledger;
 use super::status::ApiError;
 use crate::kinds::meta as kmeta;
 use crate::kinds::{Kind, KindInfo};
 use crate::store::{self, Durability, Entry, Expect, Store, Write};
 use encoding::Stored;
+use owners::Owner;
 
 /// How often a generated name that is taken is drawn again; with 27⁵ names per base even once is rare.
 const NAME_ATTEMPTS: usize = 8;
@@ -32,6 +36,8 @@ pub struct Registry {
     pub store: Arc<dyn Store>,
     pub allocator: Allocator,
     pub quotas: Ledger,
+    /// Who may do what, as the stored roles say.
+    pub policies: Policies,
 }
 
 /// One object's place.
@@ -72,7 +78,8 @@ pub struct Written {
 
 impl Registry {
     pub fn new(store: Arc<dyn Store>, allocator: Allocator) -> Self {
-        Self { store, allocator, quotas: Ledger::default() }
+        let policies = Policies::new(store.clone());
+        Self { store, allocator, quotas: Ledger::default(), policies }
     }
 
     pub fn entry(&self, place: Place<'_>) -> Result<Entry, ApiError> {
@@ -91,11 +98,13 @@ impl Registry {
         kind: &'static dyn Kind,
         namespace: &str,
         mut object: Value,
+        owner: &Owner<'_>,
         dry_run: bool,
     ) -> Result<Written, ApiError> {
         place_in_namespace(kind, namespace, &mut object)?;
         kmeta::normalize(&mut object);
         kind.default(&mut object);
+        owners::track(kind, None, &mut object, owner);
         let name = kmeta::text(&object, "name").to_owned();
         let place = Place { kind, namespace, name: &name };
         admission::wait_for_prerequisites(self, place, &object).await;
@@ -172,7 +181,9 @@ impl Registry {
         value: Option<bytes::Bytes>,
     ) -> Result<u64, store::Error> {
         let durability = durability(place.info());
-        self.store.commit(Write { key: place.key().into(), expect, value, durability }).await
+        let result = self.store.commit(Write { key: place.key().into(), expect, value, durability }).await;
+        self.policies.written(place.info());
+        result
     }
 }
 

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::encoding::{self, Stored};
+use super::owners::{self, Owner};
 use super::{Place, Registry, Written, decode, meta, store_error};
 use crate::apiserver::admission::{self, Operation};
 use crate::apiserver::allocate::Reservation;
@@ -34,6 +35,7 @@ impl Registry {
         &self,
         place: Place<'_>,
         lane: Lane,
+        owner: &Owner<'_>,
         dry_run: bool,
         change: &(dyn Fn(&Value) -> Result<Value, ApiError> + Send + Sync),
     ) -> Result<Written, ApiError> {
@@ -42,8 +44,9 @@ impl Registry {
             let old = decode(place, &entry)?;
             let mut new = change(&old)?;
             check_versions(place, &mut new, &old)?;
-            let (warnings, reservation, _charge) = self.prepare(place, lane, &mut new, &old)?;
+            let (warnings, reservation, _charge) = self.prepare(place, lane, owner, &mut new, &old)?;
             validate(place, lane, &new, &old)?;
+            owners::keep_times(&mut new, &old);
             let bytes = encoding::encode(place.kind, &new);
             let goes = may_go(place, &new);
             let revision = if (bytes == entry.value && !goes) || dry_run {
@@ -83,15 +86,18 @@ impl Registry {
         &self,
         place: Place<'_>,
         lane: Lane,
+        owner: &Owner<'_>,
         new: &mut Value,
         old: &Value,
     ) -> Result<(Vec<String>, Reservation, Option<Charge>), ApiError> {
         let nothing = (Vec::new(), self.allocator.nothing(), None);
         if lane == Lane::Server {
+            owners::track(place.kind, Some(old), new, owner);
             return Ok(nothing);
         }
         kmeta::normalize(new);
         place.kind.default(new);
+        owners::track(place.kind, Some(old), new, owner);
         kmeta::prepare_update(new, old);
         if lane == Lane::Status {
             place.kind.prepare_status_update(new, old);

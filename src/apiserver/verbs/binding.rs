@@ -11,6 +11,7 @@ use crate::apiserver::body;
 use crate::apiserver::codec::Expected;
 use crate::apiserver::options::WriteOptions;
 use crate::apiserver::registry::meta;
+use crate::apiserver::registry::owners::Owner;
 use crate::apiserver::registry::update::Lane;
 use crate::apiserver::reply;
 use crate::apiserver::status::{ApiError, Details};
@@ -29,7 +30,7 @@ pub async fn bind(call: &Call, body: Body) -> Result<Response, ApiError> {
     check_target(&binding)?;
     let now = time::write(Timestamp::now());
     let change = |pod: &Value| assign(call, pod, &binding, &now);
-    call.server.registry.update(call.place(), Lane::Server, options.dry_run, &change).await?;
+    call.server.registry.update(call.place(), Lane::Server, &Owner::Unchanged, options.dry_run, &change).await?;
     Ok(reply::success(StatusCode::CREATED, None))
 }
 

@@ -15,10 +15,14 @@ pub async fn create(call: &Call, body: Body) -> Result<Response, ApiError> {
     let options = WriteOptions::from_query(&call.query, "CreateOptions")?;
     let decoded = body::object(body, &call.headers, call.kind, options.field_validation).await?;
     let mut warnings = decoded.warnings;
-    let written =
-        call.server.registry.create(call.kind, &call.target.namespace, decoded.object, options.dry_run).await?;
+    call.guard(&decoded.object, None)?;
+    let written = call
+        .server
+        .registry
+        .create(call.kind, &call.target.namespace, decoded.object, &call.owner(&options), options.dry_run)
+        .await?;
     if !options.dry_run {
-        hooks::created(&call.server.registry, call.kind, &written.stored).await;
+        hooks::created(&call.server, call.kind, &written.stored).await;
     }
     warnings.extend(written.warnings);
     look.object(call.kind, StatusCode::CREATED, &written.stored, &warnings)

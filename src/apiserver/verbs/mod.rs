@@ -1,5 +1,6 @@
 //! One file a verb: from a parsed request to its answer.
 
+mod apply;
 mod binding;
 mod create;
 mod delete;
@@ -12,27 +13,39 @@ mod patch;
 mod proxy;
 mod scale;
 mod stream;
+mod token;
 mod update;
 pub mod watch;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::HeaderMap;
+use http::{HeaderMap, header};
 use hyper::upgrade::OnUpgrade;
+use serde_json::Value;
 
 use super::ApiServer;
+use super::auth::User;
+use super::auth::authorize::authorize;
+use super::auth::rbac::escalate;
+use super::body::content_type;
 use super::measured;
-use super::options::Query;
+use super::options::{Query, WriteOptions};
+use super::patch::is_apply;
 use super::registry::Place;
+use super::registry::owners::Owner;
 use super::registry::update::Lane;
 use super::reply;
+use super::reviews;
 use super::status::ApiError;
 use super::target::Target;
 use crate::kinds::Kind;
+use crate::kinds::meta::FIELD_MANAGER_MAX_BYTES;
 
 /// A request for a resource, before its body is read.
 pub struct Call {
     pub server: ApiServer,
+    /// Who asks, or whom they act as.
+    pub user: User,
     pub target: Target,
     pub kind: &'static dyn Kind,
     pub query: Query,
@@ -46,9 +59,36 @@ impl Call {
         Place { kind: self.kind, namespace: &self.target.namespace, name: &self.target.name }
     }
 
+    /// Who owns what this request changes: the manager that it names, else the program that sends it.
+    fn owner(&self, options: &WriteOptions) -> Owner<'_> {
+        let manager = match options.field_manager.as_str() {
+            "" => program(self.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok())),
+            named => named.to_owned(),
+        };
+        Owner::Updates { manager: manager.into(), subresource: &self.target.subresource }
+    }
+
+    /// Refuses to write a role or binding that gives more than the user has.
+    fn guard(&self, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+        let policy = self.server.registry.policies.current();
+        escalate::check(&policy, &self.user, self.kind, &self.target.namespace, new, old)
+    }
+
+    /// Whether the user may also make the object: by a verb that makes it where it is not there.
+    fn may_create(&self) -> Result<(), ApiError> {
+        let target = Target { verb: "create".into(), ..self.target.clone() };
+        authorize(&self.server.registry.policies.current(), &self.user, &target)
+    }
+
     fn lane(&self) -> Lane {
         if self.target.subresource == "status" { Lane::Status } else { Lane::Main }
     }
+}
+
+/// The name of a program, from its `User-Agent`: what stands before the slash, within a manager's length.
+fn program(agent: Option<&str>) -> String {
+    let name = agent.unwrap_or_default().split('/').next().unwrap_or_default();
+    name.chars().filter(|c| !c.is_control()).take(FIELD_MANAGER_MAX_BYTES).collect()
 }
 
 /// Said with every answer about an API that upstream has deprecated.
@@ -74,17 +114,22 @@ async fn dispatch(call: Call, body: Body) -> Result<Response, ApiError> {
     if measured::serves(call.kind) {
         return measured::answer(&call).await;
     }
+    if reviews::serves(call.kind) {
+        return reviews::answer(&call, body).await;
+    }
     let target = &call.target;
-    match (target.verb, target.subresource.as_str()) {
+    match (&*target.verb, target.subresource.as_str()) {
         ("get", "" | "status") => get::get(&call),
         ("list", "") => list::list(&call),
         ("watch", "") => watch::watch(&call),
         ("create", "") => create::create(&call, body).await,
         ("update", "" | "status") => update::update(&call, body).await,
+        ("patch", "" | "status") if is_apply(content_type(&call.headers)) => apply::apply(&call, body).await,
         ("patch", "" | "status") => patch::patch(&call, body).await,
         ("delete", "") => delete::delete(&call, body).await,
         ("deletecollection", "") => delete::collection(&call, body).await,
         ("create", "eviction") => eviction::evict(&call, body).await,
+        ("create", "token") => token::create(&call, body).await,
         ("create", "binding") => binding::bind(&call, body).await,
         ("update", "finalize") => finalize::finalize(&call, body).await,
         ("get", "log") => log::log(&call).await,

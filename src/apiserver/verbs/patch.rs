@@ -21,7 +21,8 @@ pub async fn patch(call: &Call, body: Body) -> Result<Response, ApiError> {
     let options = WriteOptions::from_query(&call.query, "PatchOptions")?;
     let patch = Patch::read(call, &options, body).await?;
     let change = |old: &Value| patch.apply(call, old);
-    let written = call.server.registry.update(call.place(), call.lane(), options.dry_run, &change).await?;
+    let written =
+        call.server.registry.update(call.place(), call.lane(), &call.owner(&options), options.dry_run, &change).await?;
     let mut warnings = patch.take_warnings();
     warnings.extend(written.warnings);
     look.object(call.kind, StatusCode::OK, &written.stored, &warnings)
@@ -50,6 +51,7 @@ impl Patch {
             Expected::of(info).ok_or_else(|| ApiError::internal(format!("the type {} is not known", info.kind)))?;
         let mut new = self.apply_as(&expected, old)?;
         check_place(call, &mut new)?;
+        call.guard(&new, Some(old))?;
         Ok(new)
     }
 

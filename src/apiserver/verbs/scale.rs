@@ -3,19 +3,27 @@
 use axum::body::Body;
 use axum::response::Response;
 use http::StatusCode;
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::Call;
+use super::apply::Config;
 use super::patch::Patch;
 use crate::apiserver::body;
 use crate::apiserver::codec::Expected;
 use crate::apiserver::options::WriteOptions;
+use crate::apiserver::patch::apply::managers::Managers;
+use crate::apiserver::patch::apply::scale as managers;
+use crate::apiserver::patch::apply::set::Step;
+use crate::apiserver::patch::apply::{Writer, track_update};
+use crate::apiserver::patch::is_apply;
+use crate::apiserver::registry::owners::Owner;
 use crate::apiserver::registry::update::{Lane, check_uid};
 use crate::apiserver::registry::{Written, encoding};
 use crate::apiserver::reply::Look;
 use crate::apiserver::status::ApiError;
 use crate::kinds::field::{Errors, Reason};
-use crate::kinds::{ScalePaths, meta as kmeta};
+use crate::kinds::{ScalePaths, meta as kmeta, time};
 
 pub fn get(call: &Call) -> Result<Response, ApiError> {
     let object = call.server.registry.find(call.place()).ok_or_else(|| call.place().not_found())?;
@@ -33,23 +41,64 @@ pub async fn update(call: &Call, body: Body) -> Result<Response, ApiError> {
             call.target.name
         )));
     }
-    let paths = paths(call)?;
-    let change = |old: &Value| scaled(call, old, &sent, paths);
-    let written = call.server.registry.update(call.place(), Lane::Main, options.dry_run, &change).await?;
-    answer(call, &written, paths)
+    write(call, &options, &|_| Ok(sent.clone())).await
 }
 
 pub async fn patch(call: &Call, body: Body) -> Result<Response, ApiError> {
+    let expected = scale_type()?;
+    if is_apply(body::content_type(&call.headers)) {
+        let options = WriteOptions::of_apply(&call.query)?;
+        let config = Config::read(body, &expected, &options).await?;
+        return write(call, &options, &|scale| config.apply(scale, &options, &call.target.subresource, &[])).await;
+    }
     let options = WriteOptions::from_query(&call.query, "PatchOptions")?;
     let patch = Patch::read(call, &options, body).await?;
-    let expected = scale_type()?;
+    write(call, &options, &|scale| patch.apply_as(&expected, scale)).await
+}
+
+/// Writes what `change` makes of the object's Scale back into the object.
+async fn write(
+    call: &Call,
+    options: &WriteOptions,
+    change: &(dyn Fn(&Value) -> Result<Value, ApiError> + Send + Sync),
+) -> Result<Response, ApiError> {
     let paths = paths(call)?;
-    let change = |old: &Value| {
-        let wanted = patch.apply_as(&expected, &view(old, paths))?;
-        scaled(call, old, &wanted, paths)
+    let replicas: Vec<Step<'_>> = paths.spec_replicas.split('/').skip(1).map(Step::Field).collect();
+    let written_object = |old: &Value| {
+        let owners = Managers::stored(old["metadata"]["managedFields"].clone());
+        let mut scale = view(old, paths);
+        if let Some(list) = managers::to_scale(&owners, &replicas).into_value() {
+            kmeta::metadata_mut(&mut scale).insert("managedFields".into(), list);
+        }
+        let mut wanted = change(&scale)?;
+        if !is_apply(body::content_type(&call.headers)) {
+            track(call, options, &scale, &mut wanted)?;
+        }
+        let told = Managers::stored(wanted["metadata"]["managedFields"].take());
+        let version = encoding::api_version(call.kind.info());
+        let owners = managers::to_object(&owners, told, &replicas, &version);
+        let mut new = scaled(call, old, &wanted, paths)?;
+        let metadata = kmeta::metadata_mut(&mut new);
+        match owners.into_value() {
+            Some(list) => metadata.insert("managedFields".into(), list),
+            None => metadata.remove("managedFields"),
+        };
+        Ok(new)
     };
-    let written = call.server.registry.update(call.place(), Lane::Main, options.dry_run, &change).await?;
+    let registry = &call.server.registry;
+    let written = registry.update(call.place(), Lane::Main, &Owner::Told, options.dry_run, &written_object).await?;
     answer(call, &written, paths)
+}
+
+/// Writes into a Scale who owns its replicas now.
+fn track(call: &Call, options: &WriteOptions, old: &Value, new: &mut Value) -> Result<(), ApiError> {
+    if let Owner::Updates { manager, subresource } = call.owner(options) {
+        let expected = scale_type()?;
+        let (version, now) = (expected.api_version(), time::write(Timestamp::now()));
+        let writer = Writer { manager: &manager, api_version: &version, subresource, reset: &[], now: &now };
+        track_update(expected.schema, old, new, &writer);
+    }
+    Ok(())
 }
 
 fn answer(call: &Call, written: &Written, paths: ScalePaths) -> Result<Response, ApiError> {

@@ -20,10 +20,16 @@ pub async fn update(call: &Call, body: Body) -> Result<Response, ApiError> {
     let (mut object, mut warnings) = (decoded.object, decoded.warnings);
     check_place(call, &mut object)?;
     let registry = &call.server.registry;
-    let change = |old: &Value| check_uid(call.place(), &object, old).map(|()| object.clone());
-    let written = match registry.update(call.place(), call.lane(), options.dry_run, &change).await {
+    let change = |old: &Value| {
+        check_uid(call.place(), &object, old)?;
+        call.guard(&object, Some(old))?;
+        Ok(object.clone())
+    };
+    let owner = call.owner(&options);
+    let written = match registry.update(call.place(), call.lane(), &owner, options.dry_run, &change).await {
         Err(error) if may_create(call, &error, &object) => {
-            registry.create(call.kind, &call.target.namespace, object, options.dry_run).await?
+            call.may_create()?;
+            registry.create(call.kind, &call.target.namespace, object, &owner, options.dry_run).await?
         }
         result => result?,
     };

@@ -138,12 +138,25 @@ fn services_of_the_namespace_and_the_api_are_announced() {
 #[test]
 fn argv_begins_with_a_name() {
     let env: BTreeMap<String, String> = [("A".to_owned(), "1".to_owned())].into();
+    // Without an image that says anything, and with one that does.
     let cases = [
-        (json!({ "name": "c" }), vec!["c"]),
-        (json!({ "name": "c", "args": ["--x=$(A)"] }), vec!["c", "--x=1"]),
-        (json!({ "name": "c", "command": ["run"], "args": ["$(B)"] }), vec!["run", "$(B)"]),
+        (json!({ "name": "c" }), vec!["c"], vec!["app.wasm", "-v", "serve", "$(A)"]),
+        (json!({ "name": "c", "args": ["--x=$(A)"] }), vec!["c", "--x=1"], vec!["app.wasm", "-v", "--x=1"]),
+        (json!({ "name": "c", "command": ["run"] }), vec!["run"], vec!["run"]),
+        (json!({ "name": "c", "command": ["run"], "args": ["$(B)"] }), vec!["run", "$(B)"], vec!["run", "$(B)"]),
     ];
-    for (spec, argv) in cases {
-        assert_eq!(arguments(&container(spec), &env), argv);
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    let image = Startup {
+        entrypoint: words(&["app.wasm", "-v"]),
+        cmd: words(&["serve", "$(A)"]),
+        env: vec![("A".into(), "2".into()), ("B".into(), "3".into())],
+    };
+    for (spec, bare, by_image) in cases {
+        let container = container(spec);
+        assert_eq!(arguments(&container, &env, &Startup::default()), bare);
+        assert_eq!(arguments(&container, &env, &image), by_image);
     }
+    let mut merged = env;
+    add_of_image(&mut merged, &image);
+    assert_eq!(merged, [("A".to_owned(), "1".to_owned()), ("B".to_owned(), "3".to_owned())].into());
 }

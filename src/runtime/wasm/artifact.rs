@@ -1,15 +1,19 @@
 //! From a file's bytes to what they are, with a plain word for everything they might be instead.
 //!
-//! Only the first bytes are looked at here; whether the code is valid is the compiler's to say. Code
-//! that was compiled ahead of time is never accepted from outside: loading it means trusting it.
+//! The first bytes tell modules from components, and what a component does with its functions whether it
+//! is one of WASI 0.3; whether the code is valid is the compiler's to say. Code that was compiled ahead
+//! of time is never accepted from outside: loading it means trusting it.
 
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
+use wasmparser::{CanonicalFunction, CanonicalOption, Parser, Payload};
 
-use super::super::ImageError;
+use super::super::{ImageError, ImageSource};
+use super::engine::Calls;
+use super::snapshot;
 
 /// The largest module read. Real ones have a few MiB; compiling takes memory of many times the size.
 pub const MAX_MODULE_BYTES: u64 = 128 << 20;
@@ -21,6 +25,18 @@ pub enum Form {
     Module,
     /// A component (WASI 0.2).
     Component,
+    /// A component whose calls may be suspended for each other (WASI 0.3).
+    Concurrent,
+}
+
+impl Form {
+    /// The engine that it is for.
+    pub fn calls(self) -> Calls {
+        match self {
+            Self::Module | Self::Component => Calls::Alone,
+            Self::Concurrent => Calls::Concurrent,
+        }
+    }
 }
 
 /// Reads the file, checks that it is the one that was named, and says what it is.
@@ -40,8 +56,65 @@ pub fn read(path: &Path, reference: &str, digest: &str) -> Result<(Vec<u8>, Form
     if digest != found {
         return Err(invalid(reference, format!("the file changed: expected digest {digest}, found {found}")));
     }
-    let form = classify(&bytes).map_err(|why| invalid(reference, why))?;
+    let form = form_of(&bytes).map_err(|why| invalid(reference, why))?;
     Ok((bytes, form))
+}
+
+/// What is compiled for this source: the module as it is, or as its initialisation leaves it.
+pub fn read_to_run(source: &ImageSource) -> Result<(Vec<u8>, Form), ImageError> {
+    let (bytes, form) = read(&source.path, &source.reference, &source.digest)?;
+    if !source.snapshot {
+        return Ok((bytes, form));
+    }
+    let bytes = snapshot::initialised(&bytes, form).map_err(|why| invalid(&source.reference, why))?;
+    Ok((bytes, form))
+}
+
+/// As [`classify`], and components of WASI 0.3 told apart.
+pub fn form_of(bytes: &[u8]) -> Result<Form, String> {
+    let form = classify(bytes)?;
+    if form == Form::Module {
+        return Ok(form);
+    }
+    // What cannot be read the compiler will complain about, in its own words.
+    let concurrent = wat::parse_bytes(bytes).is_ok_and(|binary| is_concurrent(&binary).unwrap_or(false));
+    Ok(if concurrent { Form::Concurrent } else { form })
+}
+
+/// Whether a component, or one within it, speaks of WASI 0.3 or uses what only that has: functions that
+/// are lifted or lowered as asynchronous, streams, futures, tasks.
+fn is_concurrent(binary: &[u8]) -> wasmparser::Result<bool> {
+    let of_wasi_3 = |name: &str| name.starts_with("wasi:") && name.contains("@0.3.");
+    for payload in Parser::new(0).parse_all(binary) {
+        let found = match payload? {
+            Payload::ComponentImportSection(section) => {
+                section.into_iter().any(|import| import.is_ok_and(|import| of_wasi_3(import.name.name)))
+            }
+            Payload::ComponentExportSection(section) => {
+                section.into_iter().any(|export| export.is_ok_and(|export| of_wasi_3(export.name.name)))
+            }
+            Payload::ComponentCanonicalSection(section) => {
+                section.into_iter().any(|function| function.is_ok_and(|function| suspends(&function)))
+            }
+            _ => false,
+        };
+        if found {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn suspends(function: &CanonicalFunction) -> bool {
+    match function {
+        CanonicalFunction::Lift { options, .. } | CanonicalFunction::Lower { options, .. } => {
+            options.iter().any(|option| matches!(option, CanonicalOption::Async))
+        }
+        CanonicalFunction::ResourceNew { .. }
+        | CanonicalFunction::ResourceDrop { .. }
+        | CanonicalFunction::ResourceRep { .. } => false,
+        _ => true,
+    }
 }
 
 /// `sha256:…` of some bytes, as images are named.
@@ -160,6 +233,23 @@ mod tests {
             let why = classify(bytes).unwrap_err();
             assert!(why.contains(part), "{bytes:?}: {why}");
         }
+    }
+
+    #[test]
+    fn components_of_wasi_3_are_told_apart() {
+        let forms = [
+            ("(module)", Form::Module),
+            ("(component)", Form::Component),
+            ("(component (import \"wasi:cli/stdin@0.2.3\" (instance)))", Form::Component),
+            ("(component (import \"wasi:cli/stdin@0.3.0\" (instance)))", Form::Concurrent),
+            ("(component (component (instance $i) (export \"wasi:cli/run@0.3.0\" (instance $i))))", Form::Concurrent),
+            ("(component (core func (canon task.cancel)))", Form::Concurrent),
+            ("(component (this is an error))", Form::Component),
+        ];
+        for (text, form) in forms {
+            assert_eq!(form_of(text.as_bytes()), Ok(form), "{text}");
+        }
+        assert_eq!((Form::Module.calls(), Form::Concurrent.calls()), (Calls::Alone, Calls::Concurrent));
     }
 
     #[test]

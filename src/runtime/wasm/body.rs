@@ -11,9 +11,10 @@ use http_body_util::{BodyExt, Full};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use super::http::StreamingGuest;
+use super::life::Ticket;
 use crate::wire::{BoxError, HttpBody};
 
-const UNFINISHED: &str = "the guest ended without finishing its response";
+pub const UNFINISHED: &str = "the guest ended without finishing its response";
 
 /// What is in the body now. Its channel is Tokio's, which says "not yet" to a task that has done enough
 /// for one turn, whatever is in it: for a guest that has ended, that would be the end of its answer.
@@ -24,8 +25,16 @@ fn poll_all(
     pin!(tokio::task::unconstrained(poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)))).poll(cx)
 }
 
-/// The body of a guest that has ended: everything it wrote is here, so that its length is known.
-pub fn collect_ready(mut body: HyperOutgoingBody) -> Result<HttpBody, String> {
+/// The body of a guest that has ended.
+pub enum Collected {
+    /// Everything is here, so that its length is known.
+    Whole(HttpBody),
+    /// What is here, and what may come.
+    Unfinished(HttpBody),
+}
+
+/// Takes what a guest that has ended has written.
+pub fn collect_ready(mut body: HyperOutgoingBody) -> Result<Collected, String> {
     let mut cx = Context::from_waker(Waker::noop());
     let mut frames = VecDeque::new();
     loop {
@@ -33,14 +42,17 @@ pub fn collect_ready(mut body: HyperOutgoingBody) -> Result<HttpBody, String> {
             Poll::Ready(Some(Ok(frame))) => frames.push_back(frame),
             Poll::Ready(Some(Err(error))) => return Err(format!("the guest's response failed: {error}")),
             Poll::Ready(None) => break,
-            Poll::Pending => return Err(UNFINISHED.to_owned()),
+            Poll::Pending => {
+                let rest = body.map_err(Into::into).boxed_unsync();
+                return Ok(Collected::Unfinished(Begun { frames: Frames(frames), rest }.boxed_unsync()));
+            }
         }
     }
     if frames.len() <= 1 && frames.iter().all(Frame::is_data) {
         let data = frames.pop_front().and_then(|frame| frame.into_data().ok()).unwrap_or_default();
-        return Ok(Full::new(data).map_err(|never| match never {}).boxed_unsync());
+        return Ok(Collected::Whole(Full::new(data).map_err(|never| match never {}).boxed_unsync()));
     }
-    Ok(Frames(frames).boxed_unsync())
+    Ok(Collected::Whole(Frames(frames).boxed_unsync()))
 }
 
 /// Several frames, all here.
@@ -61,6 +73,39 @@ impl Body for Frames {
     fn size_hint(&self) -> SizeHint {
         let length = self.0.iter().filter_map(|frame| frame.data_ref()).map(|data| data.len() as u64).sum();
         SizeHint::with_exact(length)
+    }
+}
+
+/// Several frames that are here, and then others.
+struct Begun {
+    frames: Frames,
+    rest: HttpBody,
+}
+
+impl Body for Begun {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.frames.0.pop_front() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+}
+
+/// A body that goes on without its guest, within the call that it answers.
+pub struct Relayed {
+    pub body: HttpBody,
+    pub _ticket: Ticket,
+}
+
+impl Body for Relayed {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
     }
 }
 
@@ -123,7 +168,9 @@ impl Body for StreamingBody {
         // The guest may have written while it ran.
         match this.poll_written(cx) {
             Poll::Ready(frame) => Poll::Ready(frame),
-            Poll::Pending if ended => this.fail(UNFINISHED.to_owned()),
+            Poll::Pending if ended && !this.guest.as_mut().is_some_and(StreamingGuest::leave_body) => {
+                this.fail(UNFINISHED.to_owned())
+            }
             Poll::Pending => Poll::Pending,
         }
     }
@@ -162,7 +209,7 @@ mod tests {
         let mut work = filled(0..10_000);
         while work.recv().now_or_never().is_some() {}
         assert!(!work.is_empty(), "Tokio says \"not yet\" although there is more");
-        let body = collect_ready(body).expect("nothing is missing");
+        let Ok(Collected::Whole(body)) = collect_ready(body) else { panic!("something is missing") };
         assert_eq!(body.collect().await.expect("a body").to_bytes(), "onetwo");
     }
 }

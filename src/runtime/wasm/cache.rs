@@ -109,7 +109,8 @@ impl AotCache {
         let (header, code) = bytes.split_at_checked(HEADER_BYTES)?;
         let (magic, rest) = header.split_at_checked(MAGIC.len())?;
         let (&kind, mac) = rest.split_first()?;
-        let form = [Form::Module, Form::Component].into_iter().find(|&form| form_byte(form) == kind)?;
+        let form =
+            [Form::Module, Form::Component, Form::Concurrent].into_iter().find(|&form| form_byte(form) == kind)?;
         self.mac(digest, form, code).verify_slice(mac).ok()?;
         (magic == MAGIC).then_some(form)
     }
@@ -135,10 +136,14 @@ impl AotCache {
         self.reclaim(&[], total.saturating_sub(most)).map(drop)
     }
 
-    /// Removes the least recently used files until `bytes` are freed or nothing is left to go; keeps those
-    /// of the digests in `keep`. Returns the bytes freed.
-    pub fn reclaim(&self, keep: &[String], bytes: u64) -> io::Result<u64> {
-        let keep: Vec<PathBuf> = keep.iter().map(|digest| self.path(digest)).collect();
+    /// The files of these digests, whether they are there or not.
+    pub fn files_of<'a>(&'a self, digests: &'a [String]) -> impl Iterator<Item = PathBuf> + 'a {
+        digests.iter().map(|digest| self.path(digest))
+    }
+
+    /// Removes the least recently used files, of whichever engine, until `bytes` are freed or nothing is
+    /// left to go but those in `keep`. Returns the bytes freed.
+    pub fn reclaim(&self, keep: &[PathBuf], bytes: u64) -> io::Result<u64> {
         let mut files = self.files()?;
         files.retain(|file| !keep.contains(&file.path));
         files.sort_by_key(|file| file.used);
@@ -177,6 +182,7 @@ fn form_byte(form: Form) -> u8 {
     match form {
         Form::Module => b'm',
         Form::Component => b'c',
+        Form::Concurrent => b'a',
     }
 }
 
@@ -317,7 +323,7 @@ mod tests {
         for (digest, age) in [("sha256:kept", 90), ("sha256:old", 60), ("sha256:new", 0)] {
             aged(&cache, digest, age);
         }
-        let keep = ["sha256:kept".to_owned()];
+        let keep: Vec<PathBuf> = cache.files_of(&["sha256:kept".to_owned()]).collect();
         let one = 100 + HEADER_BYTES as u64;
         assert_eq!(cache.reclaim(&keep, 1).unwrap(), one);
         assert!(cache.path("sha256:new").exists() && !cache.path("sha256:old").exists());

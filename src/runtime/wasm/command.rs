@@ -6,12 +6,13 @@
 //! One instance and one task per life. WASI knows no signals, so a command that is stopped ends as a
 //! process that handles none: at once, with 143 (SIGTERM), or 137 when no grace was given.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use wasmtime::InstancePre;
-use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime::{InstancePre, Store};
+use wasmtime_wasi::{p2, p3};
 
 use super::super::{Container, ExecCommand, ExecEnd, ExecStreams, RunState, Usage};
 use super::exec;
@@ -63,7 +64,7 @@ impl CommandContainer {
 #[derive(Clone)]
 pub enum Script {
     /// `wasi:cli/run`.
-    Component(CommandPre<Guest>),
+    Component(RunPre),
     /// A core module's `_start`, or the function that a reactor's caller names.
     Core(InstancePre<CoreGuest>),
 }
@@ -81,11 +82,35 @@ impl Script {
     }
 }
 
-async fn run_component(life: &Life, pre: &CommandPre<Guest>, guest: Guest) -> wasmtime::Result<Ending> {
+/// A component that is run, ready to be instantiated.
+#[derive(Clone)]
+pub enum RunPre {
+    Wasi2(p2::bindings::CommandPre<Guest>),
+    Wasi3(p3::bindings::CommandPre<Guest>),
+}
+
+impl RunPre {
+    async fn run(&self, store: &mut Store<Guest>) -> wasmtime::Result<Result<(), ()>> {
+        match self {
+            Self::Wasi2(pre) => pre.instantiate_async(&mut *store).await?.wasi_cli_run().call_run(store).await,
+            Self::Wasi3(pre) => {
+                let command = pre.instantiate_async(&mut *store).await?;
+                let ran = store.run_concurrent(async |guest| {
+                    let said = command.wasi_cli_run().call_run(guest).await?;
+                    // It may have left tasks that are not done with what it started.
+                    poll_fn(|cx| guest.poll_no_interesting_tasks(cx)).await;
+                    Ok(said)
+                });
+                ran.await?
+            }
+        }
+    }
+}
+
+async fn run_component(life: &Life, pre: &RunPre, guest: Guest) -> wasmtime::Result<Ending> {
     let mut store = new_store(&life.host.engine.engine, guest, |guest| &mut guest.limiter);
-    let command = pre.instantiate_async(&mut store).await?;
     // `run` says only whether it went well; other codes come as `exit-with-code`.
-    Ok(match command.wasi_cli_run().call_run(&mut store).await? {
+    Ok(match pre.run(&mut store).await? {
         Ok(()) => Ending::completed(),
         Err(()) => Ending::error(1, ""),
     })

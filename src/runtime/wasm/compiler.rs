@@ -21,6 +21,7 @@ use super::super::ImageSource;
 use super::artifact::{self, Form, invalid};
 use super::cache::AotCache;
 use super::engine;
+use super::images::kept_as;
 
 /// The command that is a child; not for people.
 pub const SUBCOMMAND: &str = "compile-module";
@@ -80,7 +81,9 @@ impl Compiler {
 
     async fn run(&self, source: &ImageSource) -> std::io::Result<(ExitStatus, String, String)> {
         let mut child = Command::new(&self.program)
-            .args([SUBCOMMAND, "--digest", &source.digest, "--reference", &source.reference, "--cache"])
+            .arg(SUBCOMMAND)
+            .args(source.snapshot.then_some("--snapshot"))
+            .args(["--digest", &source.digest, "--reference", &source.reference, "--cache"])
             .arg(&self.cache)
             .arg(&source.path)
             .env_clear()
@@ -134,9 +137,7 @@ fn outcome(reference: &str, status: ExitStatus, said: &str, complained: &str) ->
 /// What a child was asked.
 #[derive(Debug)]
 pub struct CompileRequest<'a> {
-    pub file: &'a Path,
-    pub digest: &'a str,
-    pub reference: &'a str,
+    pub source: ImageSource,
     pub cache: &'a Path,
 }
 
@@ -167,18 +168,18 @@ enum Failure {
 
 fn compile(request: &CompileRequest<'_>) -> Result<(), Failure> {
     let unable = |what: &str, why: &dyn std::fmt::Display| Failure::Child(format!("{what}: {why}"));
-    let engine = Engine::new(&engine::base()).map_err(|error| unable("cannot make the engine", &error))?;
+    let source = &request.source;
+    let (bytes, form) = artifact::read_to_run(source).map_err(|error| Failure::Module(error.to_string()))?;
+    let engine = Engine::new(&engine::base(form.calls())).map_err(|error| unable("cannot make the engine", &error))?;
     let cache = AotCache::open(request.cache, &engine).map_err(|error| unable("cannot open the cache", &error))?;
-    let (bytes, form) = artifact::read(request.file, request.reference, request.digest)
-        .map_err(|error| Failure::Module(error.to_string()))?;
     let compiled = match form {
         Form::Module => engine.precompile_module(&bytes),
-        Form::Component => engine.precompile_component(&bytes),
+        Form::Component | Form::Concurrent => engine.precompile_component(&bytes),
     };
     let code = compiled.map_err(|error| {
-        Failure::Module(invalid(request.reference, artifact::explain_compile_error(&error)).to_string())
+        Failure::Module(invalid(&source.reference, artifact::explain_compile_error(&error)).to_string())
     })?;
-    cache.keep(request.digest, form, &code).map_err(|error| unable("cannot write to the cache", &error))
+    cache.keep(&kept_as(source), form, &code).map_err(|error| unable("cannot write to the cache", &error))
 }
 
 /// Lowest priority, bounded memory and time, no core file, and an end when the parent's is near.

@@ -1,10 +1,13 @@
 //! The engine: how guest code is compiled, where instances live, and how many there may be.
 //!
-//! One engine a process. Instances live in a pool of slots that are mapped once and reused, so that an
+//! One engine a process, and one more. Instances live in a pool of slots that are mapped once and reused, so that an
 //! instance per request costs microseconds: a slot's first pages stay resident and are reset by copying,
 //! and memories start as copy-on-write images of the module's data. What bounds the pool is not memory
 //! but the kernel's count of mappings: each stack takes two from the start, each live memory up to four.
 //! A machine that cannot give the pool its address space gets a smaller pool, and at last none.
+//!
+//! Programs of WASI 0.3 have an engine of their own, made when the first of them comes: to suspend one
+//! task of an instance for another takes bookkeeping in each call, which the others need not pay for.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -13,12 +16,28 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConf
 
 use super::ticker::Ticker;
 
+/// What an engine is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Calls {
+    /// WASI 0.1 and 0.2: an instance is in one call at a time.
+    Alone,
+    /// WASI 0.3: calls of an instance wait for each other and for the host.
+    Concurrent,
+}
+
 /// Instances at a time when nothing else bounds them. More are queued, then answered with "overloaded".
-const MAX_INSTANCES: u32 = 4096;
+/// Two memories each, with 4 GiB and guards reserved for a memory, take 96 of the 128 TiB of a process.
+const MAX_INSTANCES: u32 = 12_000;
+/// The same of programs of WASI 0.3.
+const MAX_CONCURRENT: u32 = 1024;
+/// The part of the mappings that those have: one in so many.
+const CONCURRENT_PART: u32 = 5;
 /// A machine that cannot hold this many is served without a pool.
 const MIN_INSTANCES: u32 = 16;
 /// Mappings one instance may take: its stack (2), two memories (4 each when grown), spare.
 const MAPS_PER_INSTANCE: u32 = 10;
+/// With so many mappings the process has all the instances that it can have.
+const WANTED_MAPS: u32 = MAPS_RESERVED + (MAX_INSTANCES + MAX_CONCURRENT) * MAPS_PER_INSTANCE;
 /// Mappings left to everything else in the process: code, threads, the allocator, files.
 const MAPS_RESERVED: u32 = 12_000;
 /// Linux's default, should the kernel not say.
@@ -37,6 +56,7 @@ const BACKTRACE_FRAMES: usize = 24;
 /// The engine with what belongs to it.
 pub struct HostEngine {
     pub engine: Engine,
+    pub calls: Calls,
     pub ticker: Arc<Ticker>,
     /// Instances that may live at a time.
     pub capacity: usize,
@@ -46,32 +66,53 @@ pub struct HostEngine {
 
 impl HostEngine {
     /// Makes the engine with room for `max_instances`, or as many as this machine can hold.
-    pub fn new(max_instances: Option<u32>) -> wasmtime::Result<Self> {
-        let mut count = max_instances.unwrap_or(MAX_INSTANCES).min(fitting_instances(max_map_count())).max(1);
+    pub fn new(calls: Calls, max_instances: Option<u32>) -> wasmtime::Result<Self> {
+        let fitting = fitting_instances(calls, max_map_count());
+        let mut count = max_instances.unwrap_or(MAX_INSTANCES).min(fitting).max(1);
         loop {
-            match Engine::new(&pooled(count)) {
-                Ok(engine) => return Self::with(engine, count as usize, true),
+            match Engine::new(&pooled(calls, count)) {
+                Ok(engine) => return Self::with(calls, engine, count as usize, true),
                 Err(error) if count > MIN_INSTANCES => {
                     tracing::warn!(count, "cannot reserve the instance pool, trying half of it: {error:#}");
                     count = (count / 2).max(MIN_INSTANCES);
                 }
                 Err(error) => {
                     tracing::warn!("no instance pool, instances are mapped one by one: {error:#}");
-                    return Self::with(Engine::new(&base())?, count as usize, false);
+                    return Self::with(calls, Engine::new(&base(calls))?, count as usize, false);
                 }
             }
         }
     }
 
-    fn with(engine: Engine, capacity: usize, pooled: bool) -> wasmtime::Result<Self> {
+    fn with(calls: Calls, engine: Engine, capacity: usize, pooled: bool) -> wasmtime::Result<Self> {
         let ticker = Ticker::start(engine.clone())?;
-        Ok(Self { engine, ticker: Arc::new(ticker), capacity, pooled })
+        Ok(Self { engine, calls, ticker: Arc::new(ticker), capacity, pooled })
     }
 }
 
+/// Why no more than `capacity` instances fit, and what would let more in.
+pub fn full(engine: &HostEngine) -> String {
+    explain_full(engine.calls, engine.capacity, max_map_count())
+}
+
+fn explain_full(calls: Calls, capacity: usize, max_map_count: u32) -> String {
+    let most = fitting_instances(calls, WANTED_MAPS);
+    let used = format!("all {capacity} instances that this node can hold are in use");
+    if capacity >= most as usize || max_map_count >= WANTED_MAPS {
+        return used;
+    }
+    format!("{used}; `sysctl -w vm.max_map_count={WANTED_MAPS}` and a restart of the node make room for {most}")
+}
+
 /// How many instances fit under the kernel's bound on mappings.
-fn fitting_instances(max_map_count: u32) -> u32 {
-    (max_map_count.saturating_sub(MAPS_RESERVED) / MAPS_PER_INSTANCE).max(MIN_INSTANCES)
+fn fitting_instances(calls: Calls, max_map_count: u32) -> u32 {
+    let all = max_map_count.saturating_sub(MAPS_RESERVED) / MAPS_PER_INSTANCE;
+    let concurrent = (all / CONCURRENT_PART).min(MAX_CONCURRENT);
+    let count = match calls {
+        Calls::Alone => all - concurrent,
+        Calls::Concurrent => concurrent,
+    };
+    count.max(MIN_INSTANCES)
 }
 
 fn max_map_count() -> u32 {
@@ -82,10 +123,10 @@ fn max_map_count() -> u32 {
 }
 
 /// What holds with and without the pool.
-pub fn base() -> Config {
+pub fn base(calls: Calls) -> Config {
     let mut config = Config::new();
     config.epoch_interruption(true);
-    config.concurrency_support(false);
+    config.concurrency_support(calls == Calls::Concurrent);
     // Memories shared between threads escape the limiter, and no WASI that is served starts threads.
     config.wasm_threads(false);
     config.wasm_backtrace_max_frames(NonZeroUsize::new(BACKTRACE_FRAMES));
@@ -95,7 +136,7 @@ pub fn base() -> Config {
     config
 }
 
-fn pooled(count: u32) -> Config {
+fn pooled(calls: Calls, count: u32) -> Config {
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(count)
         // A component made by today's tools has up to a handful of core instances (the module, its
@@ -103,7 +144,8 @@ fn pooled(count: u32) -> Config {
         .total_core_instances(count.saturating_mul(8))
         .total_memories(count.saturating_mul(2))
         .total_tables(count.saturating_mul(4))
-        .total_stacks(count)
+        // A task that waits within a call of the host keeps its stack while others run.
+        .total_stacks(if calls == Calls::Concurrent { count.saturating_mul(2) } else { count })
         .total_gc_heaps(count.min(64))
         .max_memory_size(MAX_MEMORY_BYTES)
         .max_memories_per_module(4)
@@ -115,7 +157,7 @@ fn pooled(count: u32) -> Config {
         .max_unused_warm_slots(WARM_SLOTS)
         .linear_memory_keep_resident(MEMORY_KEEP_RESIDENT)
         .table_keep_resident(TABLE_KEEP_RESIDENT);
-    let mut config = base();
+    let mut config = base(calls);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     config
 }
@@ -126,15 +168,30 @@ mod tests {
 
     #[test]
     fn the_pool_fits_under_the_bound_on_mappings() {
-        assert_eq!(fitting_instances(65_530), 5353);
-        assert_eq!(fitting_instances(1_048_576), 103_657);
-        assert_eq!(fitting_instances(1000), MIN_INSTANCES);
+        let both = |maps| [Calls::Alone, Calls::Concurrent].map(|calls| fitting_instances(calls, maps));
+        assert_eq!(both(65_530), [4329, 1024]);
+        assert_eq!(both(1_048_576), [102_633, 1024]);
+        assert_eq!(both(32_000), [1600, 400]);
+        assert_eq!(both(1000), [MIN_INSTANCES, MIN_INSTANCES]);
+        assert_eq!(both(WANTED_MAPS), [MAX_INSTANCES, MAX_CONCURRENT]);
+    }
+
+    #[test]
+    fn a_full_host_names_the_setting_that_bounds_it() {
+        let said = explain_full(Calls::Alone, 4329, 65_530);
+        assert!(said.starts_with("all 4329 instances") && said.contains("vm.max_map_count=142240"), "{said}");
+        assert!(said.ends_with("make room for 12000"), "{said}");
+        assert!(!explain_full(Calls::Alone, 12_000, 65_530).contains("sysctl"));
+        assert!(!explain_full(Calls::Concurrent, 1024, 65_530).contains("sysctl"));
+        assert!(!explain_full(Calls::Alone, 100, 1 << 20).contains("sysctl"), "the flag bounds it");
     }
 
     #[test]
     fn an_engine_is_made_with_the_room_asked_for() {
-        let host = HostEngine::new(Some(20)).unwrap();
-        assert_eq!(host.capacity, 20);
-        assert!(host.pooled);
+        for calls in [Calls::Alone, Calls::Concurrent] {
+            let host = HostEngine::new(calls, Some(20)).unwrap();
+            assert_eq!(host.capacity, 20);
+            assert!(host.pooled);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Answering calls: `wasi:http/incoming-handler`, an instance per request.
+//! Answering calls by [`super::handler`], an instance per request.
 //!
 //! A call runs the guest inside the task that wants the answer: no task is spawned and no thread is
 //! crossed, so a small answer is complete after one poll of the guest and its instance is gone before
@@ -22,15 +22,14 @@ use http_body_util::{BodyExt, Empty};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio::time::{Instant, Sleep};
 use wasmtime::Store;
-use wasmtime_wasi_http::WasiHttpView;
-use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
-use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
+use wasmtime_wasi_http::Error;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use super::super::{Container, ExecCommand, ExecEnd, ExecStreams, InstancePolicy, RunState, Usage};
-use super::body::{StreamingBody, collect_ready};
+use super::body::{Collected, Relayed, StreamingBody, UNFINISHED, collect_ready};
 use super::exec;
 use super::guest::{Guest, Io, Surroundings};
+use super::handler::{Answer, Failure, Handler, HandlerPre};
 use super::instance::{new_store, wait_for_slot};
 use super::life::{Ending, KILLED_EXIT_CODE, Life, NotAdmitted, Occupied, Ticket, Verdict};
 use super::run::{Guarded, Halt};
@@ -47,26 +46,40 @@ pub struct HttpContainer(Arc<Server>);
 
 pub struct Server {
     life: Arc<Life>,
-    pre: ProxyPre<Guest>,
+    pre: HandlerPre,
     surroundings: Arc<Surroundings>,
     policy: InstancePolicy,
     idle: Mutex<Idle>,
 }
 
-/// Instances that wait for their next call; empty unless the policy allows reuse.
+/// Instances that wait for their next call; empty unless the policy allows reuse or keeps some ready.
 #[derive(Default)]
 struct Idle {
     /// The latest last: it is the one taken, its memory being the warmest.
     instances: Vec<(Instant, Box<Live>)>,
     reaping: bool,
+    refilling: bool,
 }
 
 /// An instance between or during calls.
 pub struct Live {
     store: Store<Guest>,
-    proxy: Proxy,
+    handler: Handler,
     served: u32,
     _occupied: Occupied,
+    /// Dropped last, when the instance is no longer counted.
+    _refill: Option<Refill>,
+}
+
+/// Sees to it that an instance that goes is followed by another.
+struct Refill(Weak<Server>);
+
+impl Drop for Refill {
+    fn drop(&mut self) {
+        if let Some(server) = self.0.upgrade() {
+            server.refill();
+        }
+    }
 }
 
 /// What the guest's execution of one call comes to.
@@ -75,10 +88,7 @@ enum Outcome {
     Returned(Box<Live>),
     /// No instance could be made. The guest has not seen the request.
     NotMade(wasmtime::Error, Box<Request<HttpBody>>),
-    /// A trap, an exit or a limit.
-    Ended(wasmtime::Error),
-    /// The host could not put the call to the guest; no fault of the instance's code.
-    NotPut(wasmtime::Error),
+    Failed(Failure),
 }
 
 /// The same after the life was told of it.
@@ -88,32 +98,18 @@ enum Settled {
     Failed(String),
 }
 
-type Head = Result<Response<HyperOutgoingBody>, ErrorCode>;
-
 impl HttpContainer {
-    pub fn new(life: Arc<Life>, pre: ProxyPre<Guest>, surroundings: Arc<Surroundings>, policy: InstancePolicy) -> Self {
+    pub fn new(life: Arc<Life>, pre: HandlerPre, surroundings: Arc<Surroundings>, policy: InstancePolicy) -> Self {
         Self(Arc::new(Server { life, pre, surroundings, policy, idle: Mutex::default() }))
     }
 
-    /// Makes one instance and throws it away: a guest that cannot start ends its life now, not with
-    /// the first call.
+    /// Makes one instance and, unless some are to be kept ready, throws it away: a guest that cannot start
+    /// ends its life now, not with the first call.
     pub async fn probe(&self) {
-        let server = self.0.clone();
-        let Ok(slot) = wait_for_slot(&server.life.host).await else { return };
-        let theirs = server.clone();
-        let made = Guarded::new(server.life.clone(), async move { theirs.make(slot).await.map(drop) });
-        match tokio::time::timeout(server.policy.request_timeout, made).await {
-            Ok(Ok(Ok(()))) | Ok(Err(Halt::Killed)) => {}
-            Ok(Ok(Err(error))) => {
-                if let Verdict::End(ending) = Verdict::of(&error) {
-                    server.life.end(ending);
-                }
-            }
-            Ok(Err(Halt::Panicked(what))) => server.life.end(Ending::host_panic(&what)),
-            Err(_) => {
-                let timeout = server.policy.request_timeout;
-                server.life.end(Ending::error(KILLED_EXIT_CODE, format!("no instance was ready within {timeout:?}")));
-            }
+        let made = self.0.make_beforehand().await;
+        if let Some(live) = made.filter(|_| self.0.policy.min_instances > 0) {
+            self.0.keep(live);
+            self.0.refill();
         }
     }
 }
@@ -178,13 +174,66 @@ impl HttpService for HttpContainer {
 }
 
 impl Server {
+    /// An instance that no call waits for. One that cannot be made ends the life, unless there is only no
+    /// room for it.
+    async fn make_beforehand(self: &Arc<Self>) -> Option<Box<Live>> {
+        let slot = wait_for_slot(&self.life.host).await.ok()?;
+        let server = self.clone();
+        let made = Guarded::new(self.life.clone(), async move { server.make(slot).await });
+        let timeout = self.policy.request_timeout;
+        let ending = match tokio::time::timeout(timeout, made).await {
+            Ok(Ok(Ok(live))) => return Some(live),
+            Ok(Ok(Err(error))) => match Verdict::of(&error) {
+                Verdict::End(ending) => ending,
+                Verdict::NoRoom(_) => return None,
+            },
+            Ok(Err(Halt::Killed)) => return None,
+            Ok(Err(Halt::Panicked(what))) => Ending::host_panic(&what),
+            Err(_) => Ending::error(KILLED_EXIT_CODE, format!("no instance was ready within {timeout:?}")),
+        };
+        self.life.end(ending);
+        None
+    }
+
+    /// Makes the instances that are to be ready, as long as there are fewer.
+    fn refill(self: &Arc<Self>) {
+        if !self.is_full() && !std::mem::replace(&mut self.idle().refilling, true) {
+            // A call may end when Tokio is already gone; then there is nothing to be ready for.
+            if let Ok(tokio) = tokio::runtime::Handle::try_current() {
+                tokio.spawn(self.clone().fill());
+            }
+        }
+    }
+
+    async fn fill(self: Arc<Self>) {
+        loop {
+            while !self.is_full() {
+                let Some(live) = self.make_beforehand().await else {
+                    self.idle().refilling = false;
+                    return;
+                };
+                self.keep(live);
+            }
+            self.idle().refilling = false;
+            // One may have gone meanwhile, and have seen that this was at work.
+            if self.is_full() || std::mem::replace(&mut self.idle().refilling, true) {
+                return;
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.life.is_closed() || self.life.live_instances() >= self.policy.min_instances as u64
+    }
+
     /// A fresh instance.
-    async fn make(&self, slot: OwnedSemaphorePermit) -> wasmtime::Result<Box<Live>> {
+    async fn make(self: &Arc<Self>, slot: OwnedSemaphorePermit) -> wasmtime::Result<Box<Live>> {
         let occupied = self.life.count_instance(slot);
         let mut store =
             new_store(&self.life.host.engine.engine, self.surroundings.guest(Io::Log), |guest| &mut guest.limiter);
-        let proxy = self.pre.instantiate_async(&mut store).await?;
-        Ok(Box::new(Live { store, proxy, served: 0, _occupied: occupied }))
+        let handler = self.pre.instantiate(&mut store).await?;
+        let refill = (self.policy.min_instances > 0).then(|| Refill(Arc::downgrade(self)));
+        Ok(Box::new(Live { store, handler, served: 0, _occupied: occupied, _refill: refill }))
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Idle> {
@@ -192,7 +241,7 @@ impl Server {
     }
 
     fn take_idle(&self) -> Option<Box<Live>> {
-        if self.policy.max_requests_per_instance <= 1 {
+        if self.policy.max_requests_per_instance <= 1 && self.policy.min_instances == 0 {
             return None;
         }
         self.idle().instances.pop().map(|(_, live)| live)
@@ -222,7 +271,9 @@ impl Server {
     fn settle(&self, outcome: Result<Outcome, Halt>) -> Settled {
         let (error, request) = match outcome {
             Ok(Outcome::Returned(live)) => return Settled::Returned(live),
-            Ok(Outcome::NotPut(error)) => return Settled::Failed(format!("the call could not be made: {error:#}")),
+            Ok(Outcome::Failed(Failure::NotPut(error))) => {
+                return Settled::Failed(format!("the call could not be made: {error:#}"));
+            }
             Err(Halt::Killed) => return Settled::Failed("interrupted: the container was stopped".to_owned()),
             Err(Halt::Panicked(what)) => {
                 let ending = Ending::host_panic(&what);
@@ -231,7 +282,7 @@ impl Server {
                 return Settled::Failed(text);
             }
             Ok(Outcome::NotMade(error, request)) => (error, Some(request)),
-            Ok(Outcome::Ended(error)) => (error, None),
+            Ok(Outcome::Failed(Failure::Ended(error))) => (error, None),
         };
         let text = match Verdict::of(&error) {
             Verdict::End(ending) => {
@@ -257,22 +308,12 @@ fn describe(ending: &Ending) -> String {
 }
 
 /// Puts the request to an instance and runs it to the end.
-async fn serve(mut live: Box<Live>, request: Request<HttpBody>, tell_head: oneshot::Sender<Head>) -> Outcome {
+async fn serve(mut live: Box<Live>, request: Request<HttpBody>, tell: oneshot::Sender<Answer>) -> Outcome {
     live.served += 1;
-    let Live { store, proxy, .. } = &mut *live;
-    let mut view = store.data_mut().http();
-    let request =
-        request.map(|body| body.map_err(|error| wasmtime_wasi_http::Error::InternalError(Some(error.to_string()))));
-    let put = view
-        .new_incoming_request(Scheme::Http, request)
-        .and_then(|request| Ok((request, view.new_response_outparam(tell_head)?)));
-    let (request, response) = match put {
-        Ok(put) => put,
-        Err(error) => return Outcome::NotPut(error),
-    };
-    match proxy.wasi_http_incoming_handler().call_handle(store, request, response).await {
+    let Live { store, handler, .. } = &mut *live;
+    match handler.handle(store, request, tell).await {
         Ok(()) => Outcome::Returned(live),
-        Err(error) => Outcome::Ended(error),
+        Err(failure) => Outcome::Failed(failure),
     }
 }
 
@@ -280,7 +321,7 @@ async fn serve(mut live: Box<Live>, request: Request<HttpBody>, tell_head: onesh
 struct Call {
     server: Arc<Server>,
     guest: Guarded<Outcome>,
-    head: oneshot::Receiver<Head>,
+    head: oneshot::Receiver<Answer>,
     ticket: Ticket,
     /// When the head of the response must be there.
     due: Instant,
@@ -289,7 +330,7 @@ struct Call {
 /// What came first.
 enum First {
     Response(Response<HyperOutgoingBody>, Option<Box<Live>>),
-    Refusal(ErrorCode, Option<Box<Live>>),
+    Refusal(Error, Option<Box<Live>>),
     Handed(CallError),
     Failed(String),
     TimedOut,
@@ -345,10 +386,17 @@ impl Call {
     fn buffered(self, response: Response<HyperOutgoingBody>, live: Box<Live>) -> Result<Response<HttpBody>, CallError> {
         let (head, body) = response.into_parts();
         match collect_ready(body) {
-            Ok(body) => {
+            Ok(Collected::Whole(body)) => {
                 self.server.keep(live);
                 Ok(Response::from_parts(head, body))
             }
+            // Without its instance: a body that the guest left unfinished ends with that.
+            Ok(Collected::Unfinished(body)) if self.server.pre.relays_bodies() => {
+                drop(live);
+                let body = Relayed { body, _ticket: self.ticket }.boxed_unsync();
+                Ok(Response::from_parts(head, body))
+            }
+            Ok(Collected::Unfinished(_)) => Err(CallError::Failed(UNFINISHED.to_owned())),
             Err(why) => Err(CallError::Failed(why)),
         }
     }
@@ -386,6 +434,13 @@ impl StreamingGuest {
         })
     }
 
+    /// Whether the body may go on when the guest has ended; then without its instance, which would keep
+    /// open what the guest left unfinished.
+    pub fn leave_body(&mut self) -> bool {
+        self.live = None;
+        self.server.pre.relays_bodies()
+    }
+
     /// The response was read to its end: whatever the guest still does runs on by itself for a while,
     /// then its instance may serve again.
     pub fn finish(mut self) {
@@ -405,7 +460,7 @@ impl StreamingGuest {
     }
 }
 
-/// Drops instances that no call has wanted for a while; ends when none is left.
+/// Drops instances that no call has wanted for a while; ends when none is left but those to be kept.
 async fn reap(server: Weak<Server>, idle_timeout: Duration) {
     loop {
         tokio::time::sleep(idle_timeout).await;
@@ -413,9 +468,10 @@ async fn reap(server: Weak<Server>, idle_timeout: Duration) {
         let mut expired = Vec::new();
         let mut idle = server.idle();
         let fresh = idle.instances.iter().position(|(since, _)| since.elapsed() < idle_timeout);
-        let count = fresh.unwrap_or(idle.instances.len());
+        let surplus = idle.instances.len().saturating_sub(server.policy.min_instances);
+        let count = fresh.unwrap_or(idle.instances.len()).min(surplus);
         expired.extend(idle.instances.drain(..count));
-        if idle.instances.is_empty() {
+        if count == surplus {
             idle.reaping = false;
             return;
         }

@@ -2,35 +2,45 @@
 //!
 //! Compiling is the one slow thing a node does for a pod, so it happens once per digest, however many
 //! pods ask at the same moment; in a child process ([`super::compiler`]) or, where there is none, on
-//! threads of its own at low priority, so that a burst of new images starves no request; and its result is kept on disk ([`super::cache`]) and in memory while anyone
-//! uses it (and a while longer for the latest few, so that a pod that comes back starts at once).
+//! threads of its own at low priority, so that a burst of new images starves no request; and its result
+//! is kept on disk ([`super::cache`]) and in memory while anyone uses it (and a while longer for the
+//! latest few, so that a pod that comes back starts at once). Images of WASI 0.3 are made for an engine of
+//! their own, which is there from the first of them on.
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use tokio::sync::oneshot;
+use anyhow::Context as _;
+use tokio::sync::{OnceCell, oneshot};
+use wasmtime::Module;
 use wasmtime::component::Component;
-use wasmtime::{Engine, Module};
 
 use super::super::{Image, ImageError, ImageSource};
 use super::artifact::{self, Form, invalid};
 use super::cache::AotCache;
 use super::compiler::{Compiler, Outcome};
+use super::compose::{self, Shelf};
+use super::engine::Calls;
+use super::life::Host;
 use super::linker::{LinkError, Linkers, Program};
+use super::shares::Shares;
 
 /// Images kept in memory though nobody uses them at the moment; each holds its code, about a MiB.
 const KEPT_IMAGES: usize = 32;
 /// Digests remembered before those without an image are forgotten.
 const MAX_REMEMBERED: usize = 1024;
+const SNAPSHOT: &str = "+snapshot";
 /// How far below the serving threads the compiling ones stand.
 const COMPILE_NICENESS: i32 = 10;
 
 /// A module, compiled and linked.
 pub struct WasmImage {
     digest: String,
+    /// Where it is run.
+    pub host: Arc<Host>,
     /// What cannot be linked is an image all the same: the error belongs to the container's start.
     pub program: Result<Program, String>,
 }
@@ -45,6 +55,12 @@ impl Image for WasmImage {
     }
 }
 
+/// What an image is kept as: one digest may be that of two programs.
+pub fn kept_as(source: &ImageSource) -> String {
+    let ImageSource { digest, snapshot, .. } = source;
+    if *snapshot { format!("{digest}{SNAPSHOT}") } else { digest.clone() }
+}
+
 /// What came of making an image.
 type Made = Result<Arc<WasmImage>, ImageError>;
 
@@ -52,74 +68,136 @@ type Slot = Arc<tokio::sync::Mutex<Weak<WasmImage>>>;
 
 /// All images of this process.
 pub struct Images {
-    workshop: Arc<Workshop>,
+    plain: Arc<Workshop>,
+    /// For WASI 0.3.
+    concurrent: OnceCell<Arc<Workshop>>,
+    max_instances: Option<u32>,
+    cache_dir: Option<PathBuf>,
     compilers: rayon::ThreadPool,
     /// `None`: without a cache a child could hand over nothing, and not every program can be its own.
     child: Option<Compiler>,
     /// By digest. The lock of a slot is held while its image is made.
     slots: Mutex<HashMap<String, Slot>>,
     latest: Mutex<VecDeque<Arc<WasmImage>>>,
+    shelf: Arc<Shelf>,
 }
 
-/// What making an image takes; shared with the threads that do it.
+/// What making images for one engine takes; shared with the threads that do it.
 struct Workshop {
-    engine: Engine,
+    host: Arc<Host>,
     linkers: Linkers,
     cache: Option<AotCache>,
 }
 
 impl Images {
+    /// The hosts hold at most `max_instances` each.
     pub fn new(
-        engine: &Engine,
-        linkers: Linkers,
+        max_instances: Option<u32>,
+        shares: Arc<Shares>,
         cache_dir: Option<&Path>,
         compiler: Option<&Path>,
     ) -> anyhow::Result<Self> {
-        let cache = cache_dir.and_then(|dir| match AotCache::open(dir, engine) {
-            Ok(cache) => Some(cache),
-            Err(error) => {
-                tracing::warn!(dir = %dir.display(), "compiled code is not kept on disk: {error}");
-                None
-            }
-        });
+        let plain = Workshop::new(Host::new(Calls::Alone, max_instances, shares)?, cache_dir)?;
         let compilers = rayon::ThreadPoolBuilder::new()
             .thread_name(|index| format!("wasm-compile-{index}"))
             .start_handler(|_| lower_priority())
             .build()?;
-        let child = cache_dir.filter(|_| cache.is_some()).zip(compiler);
+        // A directory that cannot be written to is as good as none.
+        let shelf = Shelf::open(cache_dir).or_else(|_| Shelf::open(None));
+        let child = cache_dir.filter(|_| plain.cache.is_some()).zip(compiler);
         Ok(Self {
             child: child.map(|(dir, program)| Compiler::new(program, dir)),
-            workshop: Arc::new(Workshop { engine: engine.clone(), linkers, cache }),
+            plain: Arc::new(plain),
+            concurrent: OnceCell::new(),
+            max_instances,
+            cache_dir: cache_dir.map(Path::to_owned),
             compilers,
             slots: Mutex::default(),
             latest: Mutex::default(),
+            shelf: Arc::new(shelf.context("no place for composed components")?),
         })
     }
 
     /// The image of this source, made now if nobody has made it.
     pub async fn prepare(&self, source: &ImageSource) -> Made {
-        let slot = self.slot(&source.digest);
+        let slot = self.slot(&kept_as(source));
         let mut made = slot.lock().await;
         if let Some(image) = made.upgrade() {
             return Ok(image);
         }
-        let image = match self.load_cached(source).await {
+        let image = match self.load_cached(&self.plain, source).await {
             Some(image) => image?,
-            None => match self.compile_in_child(source).await {
-                Some(image) => image?,
-                None => self.compile(source).await?,
-            },
+            None => self.make(source).await?,
         };
         *made = Arc::downgrade(&image);
         self.keep(image.clone());
         Ok(image)
     }
 
+    /// The image of a source that is not kept ready for the plain engine.
+    async fn make(&self, source: &ImageSource) -> Made {
+        let theirs = source.clone();
+        let form = tokio::task::spawn_blocking(move || {
+            artifact::read(&theirs.path, &theirs.reference, &theirs.digest).map(|(_, form)| form)
+        });
+        let form = form.await.map_err(|error| invalid(&source.reference, error))??;
+        let workshop = match form.calls() {
+            Calls::Alone => &self.plain,
+            Calls::Concurrent => {
+                let workshop = self.concurrent().await.map_err(|error| invalid(&source.reference, error))?;
+                if let Some(image) = self.load_cached(workshop, source).await {
+                    return image;
+                }
+                workshop
+            }
+        };
+        match self.compile_in_child(workshop, source).await {
+            Some(image) => image,
+            None => self.compile(workshop, source).await,
+        }
+    }
+
+    /// The second engine's workshop; its words say what keeps this machine from having one.
+    async fn concurrent(&self) -> Result<&Arc<Workshop>, String> {
+        let make = || async {
+            let (max, shares, dir) = (self.max_instances, self.plain.host.shares.clone(), self.cache_dir.clone());
+            let made = tokio::task::spawn_blocking(move || {
+                Workshop::new(Host::new(Calls::Concurrent, max, shares)?, dir.as_deref()).map(Arc::new)
+            });
+            made.await.map_err(anyhow::Error::from)?.context("programs of WASI 0.3 have an engine of their own")
+        };
+        self.concurrent.get_or_try_init(make).await.map_err(|error| format!("{error:#}"))
+    }
+
+    /// One component of several, as a source of an image that is named as the first is.
+    pub async fn compose(&self, parts: &[(String, ImageSource)]) -> Result<ImageSource, ImageError> {
+        let (theirs, shelf) = (parts.to_vec(), self.shelf.clone());
+        let reference = parts.first().map(|(_, source)| source.reference.clone()).unwrap_or_default();
+        let named = reference.clone();
+        let composed = tokio::task::spawn_blocking(move || {
+            let read = |(container, source): (String, ImageSource)| {
+                let (bytes, _) = artifact::read(&source.path, &source.reference, &source.digest)?;
+                Ok(compose::Source { container, bytes })
+            };
+            let sources = theirs.into_iter().map(read).collect::<Result<Vec<_>, ImageError>>()?;
+            let whole = compose::compose(&sources).map_err(|why| invalid(&named, why))?;
+            shelf.put(&whole).map_err(|error| invalid(&named, format!("its composition cannot be written: {error}")))
+        });
+        // A panic is a component's that the library was not made for.
+        let composed = composed.await.unwrap_or_else(|_| Err(invalid(&reference, "composing it failed")));
+        let (path, digest) = composed?;
+        Ok(ImageSource { reference, path, digest, snapshot: false })
+    }
+
     /// Drops compiled code of images that are not in `keep`; returns the bytes freed.
     pub async fn reclaim(&self, keep: &[String], bytes: u64) -> u64 {
-        let (workshop, keep) = (self.workshop.clone(), keep.to_vec());
+        let (plain, concurrent, keep) = (self.plain.clone(), self.concurrent.get().cloned(), keep.to_vec());
         let reclaimed = tokio::task::spawn_blocking(move || {
-            workshop.cache.as_ref().map_or(Ok(0), |cache| cache.reclaim(&keep, bytes))
+            let caches = [Some(&plain), concurrent.as_ref()].into_iter().flatten().filter_map(|one| one.cache.as_ref());
+            let snapshots: Vec<String> = keep.iter().map(|digest| format!("{digest}{SNAPSHOT}")).collect();
+            let both = |cache| AotCache::files_of(cache, &keep).chain(AotCache::files_of(cache, &snapshots));
+            let kept: Vec<PathBuf> = caches.flat_map(both).collect();
+            plain.cache.as_ref().map_or(Ok(0), |cache| cache.reclaim(&kept, bytes))
         });
         match reclaimed.await {
             Ok(Ok(freed)) => freed,
@@ -149,17 +227,17 @@ impl Images {
     }
 
     /// Loading takes under a millisecond, so it does not wait behind compilations.
-    async fn load_cached(&self, source: &ImageSource) -> Option<Made> {
-        self.workshop.cache.as_ref()?;
-        let (workshop, source) = (self.workshop.clone(), source.clone());
+    async fn load_cached(&self, workshop: &Arc<Workshop>, source: &ImageSource) -> Option<Made> {
+        workshop.cache.as_ref()?;
+        let (workshop, source) = (workshop.clone(), source.clone());
         tokio::task::spawn_blocking(move || workshop.load(&source)).await.ok().flatten()
     }
 
     /// `None`: it could not be done there, for no reason of the image's.
-    async fn compile_in_child(&self, source: &ImageSource) -> Option<Made> {
+    async fn compile_in_child(&self, workshop: &Arc<Workshop>, source: &ImageSource) -> Option<Made> {
         let started = std::time::Instant::now();
         let why = match self.child.as_ref()?.compile(source).await {
-            Outcome::Kept => match self.load_cached(source).await {
+            Outcome::Kept => match self.load_cached(workshop, source).await {
                 Some(made) => {
                     tracing::debug!(image = source.reference, elapsed = ?started.elapsed(), "compiled by a child");
                     return Some(made);
@@ -173,9 +251,9 @@ impl Images {
         None
     }
 
-    async fn compile(&self, source: &ImageSource) -> Made {
+    async fn compile(&self, workshop: &Arc<Workshop>, source: &ImageSource) -> Made {
         let (tell, told) = oneshot::channel();
-        let (workshop, theirs) = (self.workshop.clone(), source.clone());
+        let (workshop, theirs) = (workshop.clone(), source.clone());
         self.compilers.spawn(move || {
             let made = catch_unwind(AssertUnwindSafe(|| workshop.compile(&theirs)));
             let _ = tell.send(made.unwrap_or_else(|_| Err(invalid(&theirs.reference, "the compiler failed on it"))));
@@ -188,21 +266,37 @@ impl Images {
 }
 
 impl Workshop {
+    fn new(host: Arc<Host>, cache_dir: Option<&Path>) -> anyhow::Result<Self> {
+        let engine = &host.engine.engine;
+        let linkers = Linkers::new(engine, host.engine.calls, super::unlimited_core_guest())
+            .map_err(anyhow::Error::from)
+            .context("cannot define the host's interfaces")?;
+        let cache = cache_dir.and_then(|dir| match AotCache::open(dir, engine) {
+            Ok(cache) => Some(cache),
+            Err(error) => {
+                tracing::warn!(dir = %dir.display(), "compiled code is not kept on disk: {error}");
+                None
+            }
+        });
+        Ok(Self { host, linkers, cache })
+    }
+
     fn load(&self, source: &ImageSource) -> Option<Made> {
         let cache = self.cache.as_ref()?;
-        let (form, code) = cache.load(&source.digest)?;
+        let (form, code) = cache.load(&kept_as(source))?;
+        let engine = &self.host.engine.engine;
         // SAFETY: the cache only returns bytes that it wrote itself, for this engine, as its MAC proves.
         let loaded = unsafe {
             match form {
-                Form::Module => Module::deserialize(&self.engine, &code).map(Code::Module),
-                Form::Component => Component::deserialize(&self.engine, &code).map(Code::Component),
+                Form::Module => Module::deserialize(engine, &code).map(Code::Module),
+                Form::Component | Form::Concurrent => Component::deserialize(engine, &code).map(Code::Component),
             }
         };
         match loaded.map(|code| self.link(source, &code)) {
             Ok(made) => Some(made),
             Err(error) => {
                 tracing::warn!(image = source.reference, "kept code does not load, compiling anew: {error:#}");
-                cache.remove(&source.digest);
+                cache.remove(&kept_as(source));
                 None
             }
         }
@@ -210,17 +304,18 @@ impl Workshop {
 
     fn compile(&self, source: &ImageSource) -> Made {
         let started = std::time::Instant::now();
-        let (bytes, form) = artifact::read(&source.path, &source.reference, &source.digest)?;
+        let (bytes, form) = artifact::read_to_run(source)?;
+        let engine = &self.host.engine.engine;
         let compiled = match form {
-            Form::Module => Module::new(&self.engine, &bytes).map(Code::Module),
-            Form::Component => Component::new(&self.engine, &bytes).map(Code::Component),
+            Form::Module => Module::new(engine, &bytes).map(Code::Module),
+            Form::Component | Form::Concurrent => Component::new(engine, &bytes).map(Code::Component),
         };
         let code = compiled.map_err(|error| invalid(&source.reference, artifact::explain_compile_error(&error)))?;
         let image = self.link(source, &code)?;
         tracing::debug!(image = source.reference, elapsed = ?started.elapsed(), "compiled");
         if let Some(cache) = &self.cache {
             match code.serialize() {
-                Ok(code) => cache.store(&source.digest, form, &code),
+                Ok(code) => cache.store(&kept_as(source), form, &code),
                 Err(error) => tracing::warn!(image = source.reference, "compiled code cannot be kept: {error:#}"),
             }
         }
@@ -237,7 +332,7 @@ impl Workshop {
             Err(LinkError::NothingToRun(why)) => return Err(invalid(&source.reference, why)),
             Err(LinkError::MissingImport(why)) => Err(format!("image {:?} cannot start: {why}", source.reference)),
         };
-        Ok(Arc::new(WasmImage { digest: source.digest.clone(), program }))
+        Ok(Arc::new(WasmImage { digest: source.digest.clone(), host: self.host.clone(), program }))
     }
 }
 

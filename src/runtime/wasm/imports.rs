@@ -4,10 +4,13 @@ use std::fmt::Write as _;
 
 use super::{config, keyvalue, logging};
 
-/// The version of the stable interfaces.
+/// The versions of the stable interfaces.
 pub const WASI_VERSION: &str = "0.2.12";
+pub const WASI_3_VERSION: &str = "0.3.0";
+/// The same, for people.
+pub const WASI_VERSIONS: &str = "0.2.12 and 0.3.0";
 
-/// An interface offered to components.
+/// An interface offered to components, in one version.
 struct Offer {
     name: &'static str,
     version: &'static str,
@@ -18,10 +21,15 @@ impl Offer {
         Self { name, version: WASI_VERSION }
     }
 
+    const fn stable_3(name: &'static str) -> Self {
+        Self { name, version: WASI_3_VERSION }
+    }
+
     /// Whether who wants `version` is served. Drafts promise each other nothing.
     fn serves(&self, version: &str) -> bool {
         match self.version {
             WASI_VERSION => version.is_empty() || (version.starts_with("0.2.") && !version.contains('-')),
+            WASI_3_VERSION => version.starts_with("0.3.") && !version.contains('-'),
             logging::VERSION => version.is_empty() || version == self.version,
             draft => version == draft,
         }
@@ -58,6 +66,29 @@ const OFFERS: &[Offer] = &[
     Offer::stable("wasi:sockets/tcp-create-socket"),
     Offer::stable("wasi:sockets/udp"),
     Offer::stable("wasi:sockets/udp-create-socket"),
+    Offer::stable_3("wasi:cli/environment"),
+    Offer::stable_3("wasi:cli/exit"),
+    Offer::stable_3("wasi:cli/stderr"),
+    Offer::stable_3("wasi:cli/stdin"),
+    Offer::stable_3("wasi:cli/stdout"),
+    Offer::stable_3("wasi:cli/terminal-input"),
+    Offer::stable_3("wasi:cli/terminal-output"),
+    Offer::stable_3("wasi:cli/terminal-stderr"),
+    Offer::stable_3("wasi:cli/terminal-stdin"),
+    Offer::stable_3("wasi:cli/terminal-stdout"),
+    Offer::stable_3("wasi:cli/types"),
+    Offer::stable_3("wasi:clocks/monotonic-clock"),
+    Offer::stable_3("wasi:clocks/system-clock"),
+    Offer::stable_3("wasi:clocks/types"),
+    Offer::stable_3("wasi:filesystem/preopens"),
+    Offer::stable_3("wasi:filesystem/types"),
+    Offer::stable_3("wasi:http/client"),
+    Offer::stable_3("wasi:http/types"),
+    Offer::stable_3("wasi:random/insecure"),
+    Offer::stable_3("wasi:random/insecure-seed"),
+    Offer::stable_3("wasi:random/random"),
+    Offer::stable_3("wasi:sockets/ip-name-lookup"),
+    Offer::stable_3("wasi:sockets/types"),
     Offer { name: "wasi:config/store", version: config::VERSION },
     Offer { name: "wasi:keyvalue/atomics", version: keyvalue::VERSION },
     Offer { name: "wasi:keyvalue/batch", version: keyvalue::VERSION },
@@ -70,29 +101,30 @@ const MAX_LISTED: usize = 5;
 /// `None` if the interface is offered; otherwise why not, with what comes nearest.
 pub fn explain_missing_interface(import: &str) -> Option<String> {
     let (name, version) = import.split_once('@').unwrap_or((import, ""));
-    if let Some(offer) = OFFERS.iter().find(|offer| offer.name == name) {
-        let offered = offer.version;
+    let offered: Vec<&Offer> = OFFERS.iter().filter(|offer| offer.name == name).collect();
+    if !offered.is_empty() {
+        let versions = offered.iter().map(|offer| offer.version).collect::<Vec<_>>().join(" and ");
         return match version {
-            _ if offer.serves(version) => None,
-            "" => Some(format!("import `{name}` is wanted without a version, offered is {offered}")),
-            _ => Some(format!("import `{name}` is wanted in version {version}, offered is {offered}")),
+            _ if offered.iter().any(|offer| offer.serves(version)) => None,
+            "" => Some(format!("import `{name}` is wanted without a version, offered is {versions}")),
+            _ => Some(format!("import `{name}` is wanted in version {version}, offered is {versions}")),
         };
     }
     let missing = format!("import `{import}` is not provided");
     let Some((package, _)) = name.split_once('/') else {
         // Not an interface but a function or a value of the component's own world.
-        return Some(format!("{missing}: it is no interface; offered are the interfaces of WASI {WASI_VERSION}"));
+        return Some(format!("{missing}: it is no interface; offered are the interfaces of WASI {WASI_VERSIONS}"));
     };
     let near = nearest(name, OFFERS.iter().map(|offer| offer.name));
     let near = OFFERS.iter().find(|offer| Some(offer.name) == near);
     Some(match near {
         Some(near) => format!("{missing}; the nearest offered is `{}@{}`", near.name, near.version),
         None if package.starts_with("wasi:") => {
-            format!("{missing}; offered are the interfaces of WASI {WASI_VERSION}")
+            format!("{missing}; offered are the interfaces of WASI {WASI_VERSIONS}")
         }
         None => format!(
             "{missing}: a component that exports it has to be composed with this one first (for example by \
-             `wac plug`); offered are the interfaces of WASI {WASI_VERSION}"
+             `wac plug`); offered are the interfaces of WASI {WASI_VERSIONS}"
         ),
     })
 }
@@ -158,6 +190,8 @@ mod tests {
         let offered = [
             "wasi:cli/environment@0.2.0",
             "wasi:http/types@0.2.99",
+            "wasi:http/types@0.3.1",
+            "wasi:http/client@0.3.0",
             "wasi:keyvalue/store@0.2.0-draft",
             "wasi:config/store@0.2.0-rc.1",
             "wasi:logging/logging",
@@ -167,7 +201,11 @@ mod tests {
             assert_eq!(explain_missing_interface(offered), None);
         }
         let cases = [
-            ("wasi:http/types@0.3.0", "import `wasi:http/types` is wanted in version 0.3.0, offered is 0.2.12"),
+            (
+                "wasi:http/types@0.3.0-rc-2026-01-06",
+                "import `wasi:http/types` is wanted in version 0.3.0-rc-2026-01-06, offered is 0.2.12 and 0.3.0",
+            ),
+            ("wasi:http/client@0.2.0", "is wanted in version 0.2.0, offered is 0.3.0"),
             ("wasi:http/type@0.2.0", "the nearest offered is `wasi:http/types@0.2.12`"),
             (
                 "wasi:keyvalue/store@0.2.0-draft2",
@@ -175,7 +213,10 @@ mod tests {
             ),
             ("wasi:config/store", "is wanted without a version, offered is 0.2.0-rc.1"),
             ("wasi:cli/environment@0.2.0-rc-2023-11-10", "is wanted in version 0.2.0-rc-2023-11-10"),
-            ("wasi:blobstore/blobstore@0.2.0-draft", "is not provided; offered are the interfaces of WASI 0.2.12"),
+            (
+                "wasi:blobstore/blobstore@0.2.0-draft",
+                "is not provided; offered are the interfaces of WASI 0.2.12 and 0.3.0",
+            ),
             (
                 "acme:billing/ledger@1.2.0",
                 "import `acme:billing/ledger@1.2.0` is not provided: a component that exports it",

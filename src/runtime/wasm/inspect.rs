@@ -8,17 +8,20 @@ use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
 use super::artifact::{self, Form};
-use super::engine;
+use super::engine::{self, Calls};
 use super::linker::{LinkError, Linkers};
 
 const PAGE_BYTES: u64 = 64 << 10;
 /// What a component says it does, and the world that is made for, the first that fits.
-const TARGETS: &[(&str, &str)] =
-    &[("wasi:http/incoming-handler@", "wasi:http/proxy"), ("wasi:cli/run@", "wasi:cli/command")];
+const TARGETS: &[(&str, &str)] = &[
+    ("wasi:http/handler@", "wasi:http/service"),
+    ("wasi:http/incoming-handler@", "wasi:http/proxy"),
+    ("wasi:cli/run@", "wasi:cli/command"),
+];
 /// The exports that are run, the first that is there, and as what.
 const ENTRIES: &[(&str, &str)] = &[
-    ("wasi:http/incoming-handler@", "an HTTP server"),
     ("wasi:http/handler@", "an HTTP server"),
+    ("wasi:http/incoming-handler@", "an HTTP server"),
     ("wasi:cli/run@", "a command"),
     ("_start", "a command"),
 ];
@@ -61,18 +64,17 @@ pub struct Inspection {
 
 /// Looks into a module or component, binary or text; in words why it is neither.
 pub fn inspect(bytes: &[u8]) -> Result<Inspection, String> {
-    let form = artifact::classify(bytes)?;
+    let form = artifact::form_of(bytes)?;
     let binary = wat::parse_bytes(bytes).map_err(|error| error.to_string())?.into_owned();
     let mut seen = Seen::default();
     for payload in Parser::new(0).parse_all(&binary) {
         let payload = payload.map_err(|error| format!("the file is truncated or damaged: {error}"))?;
         seen.look(&payload).map_err(|error| format!("the file is truncated or damaged: {error}"))?;
     }
-    let p3 = |name: &String| name.starts_with("wasi:") && name.contains("@0.3.");
     let kind = match form {
         Form::Module => Kind::Module,
-        Form::Component if seen.imports.iter().chain(&seen.exports).any(p3) => Kind::ComponentP3,
         Form::Component => Kind::ComponentP2,
+        Form::Concurrent => Kind::ComponentP3,
     };
     let target = TARGETS.iter().find_map(|(export, world)| {
         let version = seen.exports.iter().find_map(|name| name.strip_prefix(export))?;
@@ -160,8 +162,9 @@ pub struct Verdict {
 /// # Errors
 /// What keeps this machine from compiling anything at all.
 pub fn check(inspection: &Inspection) -> anyhow::Result<Verdict> {
-    let engine = Engine::new(&engine::base()).map_err(anyhow::Error::from)?;
-    let linkers = Linkers::new(&engine, super::unlimited_core_guest()).map_err(anyhow::Error::from)?;
+    let calls = if inspection.kind == Kind::ComponentP3 { Calls::Concurrent } else { Calls::Alone };
+    let engine = Engine::new(&engine::base(calls)).map_err(anyhow::Error::from)?;
+    let linkers = Linkers::new(&engine, calls, super::unlimited_core_guest()).map_err(anyhow::Error::from)?;
     let linked = match inspection.kind {
         Kind::Module => Module::new(&engine, &inspection.binary).map(|module| linkers.link_module(&module)),
         Kind::ComponentP2 | Kind::ComponentP3 => {
@@ -240,7 +243,7 @@ mod tests {
     fn the_worlds_of_wasi_are_told_apart() {
         let component = |export: &str| format!("(component (instance $i) (export \"{export}\" (instance $i)))");
         let p3 = inspect(component("wasi:http/handler@0.3.0").as_bytes()).expect("a component");
-        assert_eq!(p3.kind, Kind::ComponentP3);
+        assert_eq!((p3.kind, p3.target.as_deref()), (Kind::ComponentP3, Some("wasi:http/service@0.3.0")));
         let http = inspect(component("wasi:http/incoming-handler@0.2.0").as_bytes()).expect("a component");
         assert_eq!((http.kind, http.target.as_deref()), (Kind::ComponentP2, Some("wasi:http/proxy@0.2.0")));
     }

@@ -15,6 +15,7 @@ use super::keyvalue::Stores;
 use super::life::{Ending, Host, KILLED_EXIT_CODE, Life};
 use super::limits::{Account, Limiter, Scope};
 use super::linker::Entry;
+use super::sockets::PodNetwork;
 use super::wagi::WagiContainer;
 use crate::wire::Caller;
 
@@ -28,7 +29,6 @@ const MAX_HANDLES: usize = 10_000;
 
 /// A pod on this node.
 pub struct WasmSandbox {
-    host: Arc<Host>,
     spec: SandboxSpec,
     caller: Arc<Caller>,
     memory: Arc<Account>,
@@ -39,11 +39,10 @@ pub struct WasmSandbox {
 }
 
 impl WasmSandbox {
-    pub fn new(host: Arc<Host>, spec: SandboxSpec, default_memory_limit: u64) -> Self {
+    pub fn new(spec: SandboxSpec, default_memory_limit: u64) -> Self {
         let caller = Caller { namespace: spec.namespace.as_str().into(), pod: spec.name.as_str().into(), ip: spec.ip };
         let memory = Arc::new(Account::new(Scope::Pod, spec.memory_limit));
         Self {
-            host,
             spec,
             caller: Arc::new(caller),
             stores: Stores::new(memory.clone()),
@@ -62,12 +61,7 @@ impl WasmSandbox {
 
 /// Commands hold their place for as long as they run, so they do not wait for one.
 pub fn slot_now(host: &Host) -> Result<OwnedSemaphorePermit, StartError> {
-    host.slots.clone().try_acquire_owned().map_err(|_| {
-        let capacity = host.engine.capacity;
-        StartError::Other(format!(
-            "all {capacity} instances that this node can hold are in use; raise vm.max_map_count for more"
-        ))
-    })
+    host.slots.clone().try_acquire_owned().map_err(|_| StartError::Other(super::engine::full(&host.engine)))
 }
 
 #[async_trait::async_trait]
@@ -82,9 +76,12 @@ impl Sandbox for WasmSandbox {
         }
         let limit = spec.memory_limit.or(self.spec.memory_limit.is_none().then_some(self.default_memory_limit));
         let memory = Arc::new(Account::new(Scope::Container, limit));
-        let life = Life::begin(self.host.clone(), memory.clone(), spec);
+        let life = Life::begin(image.host.clone(), memory.clone(), spec);
         let keyvalue = match &spec.grants.keyvalue {
-            Some(wanted) => Some(self.stores.open(wanted, &spec.mounts).await?),
+            Some(wanted) => {
+                let network = || PodNetwork::new(self.caller.clone(), self.spec.outbound.clone());
+                Some(self.stores.open(wanted, &spec.mounts, network).await?)
+            }
             None => None,
         };
         let (caller, pod_memory) = (self.caller.clone(), self.memory.clone());
@@ -103,7 +100,7 @@ impl Sandbox for WasmSandbox {
         if spec.grants.wagi {
             return Ok(Arc::new(WagiContainer::new(life, script, surroundings, spec.instances)));
         }
-        Ok(Arc::new(CommandContainer::start(life, script, surroundings, slot_now(&self.host)?)))
+        Ok(Arc::new(CommandContainer::start(life, script, surroundings, slot_now(&image.host)?)))
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, SystemTime};
 
+use anyhow::Context as _;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
 use tokio_util::sync::CancellationToken;
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
@@ -15,7 +16,7 @@ use wasmtime_wasi::I32Exit;
 
 use super::super::{ContainerSpec, Exit, RunState, Usage};
 use super::cpu::Meter;
-use super::engine::HostEngine;
+use super::engine::{Calls, HostEngine};
 use super::limits::{Account, OutOfMemory};
 use super::shares::{Shares, Turn};
 
@@ -31,12 +32,24 @@ pub const KILLED_EXIT_CODE: i32 = 137;
 /// 128 + SIGTERM, as of a process that does not handle it.
 pub const TERMINATED_EXIT_CODE: i32 = 143;
 
-/// What all lives on this machine share.
+/// What all lives on one of this machine's engines share.
 pub struct Host {
     pub engine: HostEngine,
     /// One permit per instance that may live.
     pub slots: Arc<Semaphore>,
     pub shares: Arc<Shares>,
+}
+
+impl Host {
+    /// Makes the engine. The cores that `shares` shares out are the same for all engines.
+    pub fn new(calls: Calls, max_instances: Option<u32>, shares: Arc<Shares>) -> anyhow::Result<Arc<Self>> {
+        let engine = HostEngine::new(calls, max_instances)
+            .map_err(anyhow::Error::from)
+            .context("cannot set up the WebAssembly engine on this machine")?;
+        tracing::debug!(?calls, instances = engine.capacity, pooled = engine.pooled, "WebAssembly host ready");
+        let slots = Arc::new(Semaphore::new(engine.capacity));
+        Ok(Arc::new(Self { engine, slots, shares }))
+    }
 }
 
 pub struct Life {
@@ -188,6 +201,10 @@ impl Life {
     pub fn count_instance(self: &Arc<Self>, slot: OwnedSemaphorePermit) -> Occupied {
         self.instances.fetch_add(1, SeqCst);
         Occupied { life: self.clone(), _slot: slot }
+    }
+
+    pub fn live_instances(&self) -> u64 {
+        self.instances.load(SeqCst)
     }
 
     pub fn usage(&self) -> Usage {

@@ -2,25 +2,38 @@
 //!
 //! An image is linked once, when it is made ready; starting an instance resolves no names. WASI 0.2
 //! grows by minor versions that stay compatible, so any `0.2.x` import is served by the newest one
-//! offered here. An import that nothing provides is reported by name, with the nearest that is.
+//! offered here, and any `0.3.x` likewise. An import that nothing provides is reported by name, with the nearest that is.
 
 use wasmtime::component::{self, Component};
 use wasmtime::{Engine, Linker, Module, Store};
-use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::p2::bindings::cli::environment;
+use wasmtime_wasi::p3::bindings::cli::environment as environment_3;
+use wasmtime_wasi::{p2, p3};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use super::super::Grants;
+use super::command::RunPre;
+use super::engine::Calls;
 use super::guest::{CoreGuest, Guest, SharedEnvironment, environment_of};
-use super::imports::{WASI_VERSION, explain_missing_interface, listed, nearest};
+use super::handler::HandlerPre;
+use super::imports::{WASI_VERSIONS, explain_missing_interface, listed, nearest};
 use super::{config, keyvalue, logging, sockets};
 
 const CORE_MODULE: &str = "wasi_snapshot_preview1";
 /// What a command begins with, and a reactor.
 pub const START: &str = "_start";
 pub const INITIALIZE: &str = "_initialize";
-const HTTP_EXPORT: &str = "wasi:http/incoming-handler@0.2.";
-const RUN_EXPORT: &str = "wasi:cli/run@0.2.";
+/// What a component may be run by, the first that it exports. One made from a Rust binary may export a
+/// handler and `run`; then `run` is only a shell.
+const ENTRIES: &[(&str, Link)] = &[
+    ("wasi:http/handler@0.3.", |pre| ServicePre::new(pre).map(HandlerPre::Service).map(Entry::Http)),
+    ("wasi:http/incoming-handler@0.2.", |pre| ProxyPre::new(pre).map(HandlerPre::Incoming).map(Entry::Http)),
+    ("wasi:cli/run@0.3.", |pre| p3::bindings::CommandPre::new(pre).map(RunPre::Wasi3).map(Entry::Command)),
+    ("wasi:cli/run@0.2.", |pre| p2::bindings::CommandPre::new(pre).map(RunPre::Wasi2).map(Entry::Command)),
+];
+
+type Link = fn(component::InstancePre<Guest>) -> wasmtime::Result<Entry>;
 
 /// A program that is ready to be instantiated.
 #[derive(Clone)]
@@ -36,7 +49,7 @@ impl Program {
         let import = self.wants_keyvalue.as_ref().filter(|_| grants.keyvalue.is_none())?;
         Some(format!(
             "import `{import}` is not granted: the pod has to ask for a store by the annotation \
-             coracle.dev/keyvalue, which says `memory` or a directory on one of its volumes"
+             coracle.dev/keyvalue, which says `memory`, a directory on one of its volumes, or redis://HOST:PORT"
         ))
     }
 }
@@ -44,10 +57,10 @@ impl Program {
 /// Where a program begins.
 #[derive(Clone)]
 pub enum Entry {
-    /// `wasi:http/incoming-handler`: an instance per request.
-    Http(ProxyPre<Guest>),
+    /// A handler of HTTP: an instance per request.
+    Http(HandlerPre),
     /// `wasi:cli/run`.
-    Command(CommandPre<Guest>),
+    Command(RunPre),
     /// A core module's `_start`, or `_initialize`.
     Core(wasmtime::InstancePre<CoreGuest>),
 }
@@ -70,9 +83,9 @@ pub struct Linkers {
 }
 
 impl Linkers {
-    pub fn new(engine: &Engine, core_guest: CoreGuest) -> wasmtime::Result<Self> {
+    pub fn new(engine: &Engine, calls: Calls, core_guest: CoreGuest) -> wasmtime::Result<Self> {
         let mut component = component::Linker::new(engine);
-        wasmtime_wasi::p2::add_to_linker_async(&mut component)?;
+        p2::add_to_linker_async(&mut component)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut component)?;
         component.allow_shadowing(true);
         environment::add_to_linker::<_, SharedEnvironment>(&mut component, environment_of)?;
@@ -80,6 +93,12 @@ impl Linkers {
         config::add_to_linker(&mut component)?;
         keyvalue::add_to_linker(&mut component)?;
         logging::add_to_linker(&mut component)?;
+        if calls == Calls::Concurrent {
+            p3::add_to_linker(&mut component)?;
+            wasmtime_wasi_http::p3::add_to_linker(&mut component)?;
+            environment_3::add_to_linker::<_, SharedEnvironment>(&mut component, environment_of)?;
+            sockets::add_concurrent_to_linker(&mut component)?;
+        }
         component.allow_shadowing(false);
 
         let mut core = Linker::new(engine);
@@ -94,26 +113,18 @@ impl Linkers {
         let engine = component.engine();
         let ty = component.component_type();
         let exports: Vec<&str> = ty.exports(engine).map(|(name, _)| name).collect();
-        let has = |prefix: &str| exports.iter().any(|name| name.starts_with(prefix));
-        // A component made from a Rust binary may export both; then `run` is only a shell.
-        let http = has(HTTP_EXPORT);
-        if !http && !has(RUN_EXPORT) {
-            return Err(LinkError::NothingToRun(nothing_to_run(&exports)));
-        }
+        let entry = ENTRIES.iter().find(|(prefix, _)| exports.iter().any(|name| name.starts_with(prefix)));
+        let Some((_, link)) = entry else { return Err(LinkError::NothingToRun(nothing_to_run(&exports))) };
         let missing: Vec<String> = ty.imports(engine).filter_map(|(name, _)| explain_missing_interface(name)).collect();
         if !missing.is_empty() {
             return Err(LinkError::MissingImport(listed(&missing)));
         }
         let other =
-            |error: wasmtime::Error| LinkError::MissingImport(format!("{error:#} (offered: WASI {WASI_VERSION})"));
+            |error: wasmtime::Error| LinkError::MissingImport(format!("{error:#} (offered: WASI {WASI_VERSIONS})"));
         let pre = self.component.instantiate_pre(component).map_err(other)?;
         let mut imports = ty.imports(engine).map(|(name, _)| name);
         let wants_keyvalue = imports.find(|name| name.starts_with("wasi:keyvalue/")).map(str::to_owned);
-        let entry = match http {
-            true => ProxyPre::new(pre).map(Entry::Http),
-            false => CommandPre::new(pre).map(Entry::Command),
-        };
-        Ok(Program { entry: entry.map_err(other)?, wants_keyvalue })
+        Ok(Program { entry: link(pre).map_err(other)?, wants_keyvalue })
     }
 
     /// Links a core module, which must be a WASI 0.1 command or reactor.
@@ -162,12 +173,9 @@ impl Linkers {
 }
 
 fn nothing_to_run(exports: &[&str]) -> String {
-    let mut text = format!(
-        "the component exports neither `wasi:http/incoming-handler@0.2` nor `wasi:cli/run@0.2`; its exports are: {}",
+    format!(
+        "the component exports no `wasi:http/incoming-handler@0.2` or `wasi:http/handler@0.3`, and no \
+         `wasi:cli/run` of either; its exports are: {}",
         if exports.is_empty() { "none".to_owned() } else { exports.join(", ") }
-    );
-    if exports.iter().any(|name| name.starts_with("wasi:") && name.contains("@0.3")) {
-        text.push_str(" (WASI 0.3 is not served yet; build for 0.2)");
-    }
-    text
+    )
 }

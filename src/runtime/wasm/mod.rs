@@ -3,6 +3,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `engine`, `ticker` | the engine, its pool of instances, the clock that interrupts |
+//! | `compose`, `snapshot` | one component made of several, and programs made ready beforehand |
 //! | `artifact`, `cache`, `images`, `compiler` | from a file to a program that is compiled, linked and kept |
 //! | `inspect` | what a module is and wants, for those who ask before it runs |
 //! | `linker`, `imports` | what the host offers to programs, and what it says to those that want more |
@@ -10,7 +11,7 @@
 //! | `sockets` | `wasi:sockets` inside the pod's own address |
 //! | `config`, `keyvalue`, `logging` | the interfaces of WASI that are drafts yet |
 //! | `limits`, `cpu`, `shares`, `run` | memory and processor time: charged, limited, shared out fairly |
-//! | `life`, `command`, `http`, `body`, `instance` | pods, containers, calls, and how they end |
+//! | `life`, `command`, `http`, `handler`, `body`, `instance` | pods, containers, calls, and how they end |
 //! | `wagi`, `cgi` | calls answered by programs that know no HTTP |
 //! | `exec` | commands that are run in a container beside it |
 //!
@@ -24,11 +25,13 @@ mod cache;
 mod cgi;
 mod command;
 mod compiler;
+mod compose;
 mod config;
 mod cpu;
 mod engine;
 mod exec;
 mod guest;
+mod handler;
 mod http;
 mod images;
 mod imports;
@@ -43,6 +46,7 @@ mod outbound;
 mod output;
 mod run;
 mod shares;
+mod snapshot;
 mod sockets;
 #[cfg(test)]
 mod tests;
@@ -52,19 +56,13 @@ mod wagi;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Context as _;
-use tokio::sync::Semaphore;
-
 pub use self::artifact::{MAX_MODULE_BYTES, digest_of};
 pub use self::compiler::{CompileRequest, compile_as_child};
-use self::engine::HostEngine;
 use self::guest::CoreGuest;
 use self::images::Images;
 pub use self::inspect::{Inspection, Kind, Verdict, check, inspect};
 use self::instance::WasmSandbox;
-use self::life::Host;
 use self::limits::{Account, Limiter, Scope};
-use self::linker::Linkers;
 use self::shares::Shares;
 use super::{Image, ImageError, ImageSource, Runtime, Sandbox, SandboxSpec, StartError};
 
@@ -79,8 +77,8 @@ pub struct WasmConfig {
     /// This program's own file, by which images are compiled in a child process; it must have the hidden
     /// command. `None`: they are compiled by this process.
     pub compiler: Option<PathBuf>,
-    /// Instances that may live at a time; `None`: as many as this machine's kernel settings allow, up
-    /// to 4096.
+    /// Instances that may live at a time, of WASI 0.3 and of the others each; `None`: as many as this
+    /// machine's kernel settings allow, up to 1024 and 4096.
     pub max_instances: Option<u32>,
     /// Bytes for a container without a limit in a pod without a limit.
     pub default_memory_limit: u64,
@@ -94,7 +92,6 @@ impl Default for WasmConfig {
 
 /// The [`Runtime`] for WebAssembly. One a process.
 pub struct WasmRuntime {
-    host: Arc<Host>,
     images: Images,
     default_memory_limit: u64,
 }
@@ -102,23 +99,10 @@ pub struct WasmRuntime {
 impl WasmRuntime {
     /// Reserves the instance pool, starts the ticker and opens the cache.
     pub fn new(config: WasmConfig) -> anyhow::Result<Self> {
-        let engine = HostEngine::new(config.max_instances)
-            .map_err(anyhow::Error::from)
-            .context("cannot set up the WebAssembly engine on this machine")?;
-        let linkers = Linkers::new(&engine.engine, unlimited_core_guest())
-            .map_err(anyhow::Error::from)
-            .context("cannot define the host's interfaces")?;
-        let (cache, compiler) = (config.cache_dir.as_deref(), config.compiler.as_deref());
-        let images = Images::new(&engine.engine, linkers, cache, compiler)?;
-        let slots = Arc::new(Semaphore::new(engine.capacity));
-        tracing::debug!(instances = engine.capacity, pooled = engine.pooled, "WebAssembly host ready");
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let shares = Arc::new(Shares::new(cores));
-        Ok(Self {
-            host: Arc::new(Host { engine, slots, shares }),
-            images,
-            default_memory_limit: config.default_memory_limit,
-        })
+        let (cache, compiler) = (config.cache_dir.as_deref(), config.compiler.as_deref());
+        let images = Images::new(config.max_instances, Arc::new(Shares::new(cores)), cache, compiler)?;
+        Ok(Self { images, default_memory_limit: config.default_memory_limit })
     }
 }
 
@@ -145,12 +129,16 @@ impl Runtime for WasmRuntime {
         Ok(self.images.prepare(source).await?)
     }
 
+    async fn compose(&self, parts: &[(String, ImageSource)]) -> Result<ImageSource, ImageError> {
+        self.images.compose(parts).await
+    }
+
     async fn reclaim(&self, keep: &[String], bytes: u64) -> u64 {
         self.images.reclaim(keep, bytes).await
     }
 
     async fn sandbox(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, StartError> {
-        Ok(Arc::new(WasmSandbox::new(self.host.clone(), spec, self.default_memory_limit)))
+        Ok(Arc::new(WasmSandbox::new(spec, self.default_memory_limit)))
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod calls_by_cgi;
 mod capabilities;
+mod concurrent;
+mod made;
 
 use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex};
@@ -72,7 +74,10 @@ struct Bench {
 impl Bench {
     async fn of_file(path: PathBuf) -> Self {
         let digest = digest_of(&std::fs::read(&path).unwrap());
-        let source = ImageSource { reference: path.display().to_string(), path, digest };
+        Self::of_source(ImageSource { reference: path.display().to_string(), path, digest, snapshot: false }).await
+    }
+
+    async fn of_source(source: ImageSource) -> Self {
         let image = HOST.prepare(&source).await.unwrap();
         let output = Arc::new(Recorder::default());
         let spec = ContainerSpec {
@@ -511,13 +516,13 @@ async fn images_that_cannot_run_are_explained() {
         (&cut, "truncated"),
         (b"(module", "expected `)`"),
         (b"(module)", "exports no function `_start`"),
-        (b"(component)", "exports neither `wasi:http/incoming-handler@0.2` nor `wasi:cli/run@0.2`"),
+        (b"(component)", "exports no `wasi:http/incoming-handler@0.2` or `wasi:http/handler@0.3`, and no"),
         (b"\0asm\x01\0\0\0\xff\xff\xff\xff\xff\xff", "cannot run"),
     ];
     for (index, (bytes, part)) in cases.iter().enumerate() {
         let path = dir.path().join(format!("{index}.wasm"));
         std::fs::write(&path, bytes).unwrap();
-        let source = ImageSource { reference: "bad:1".to_owned(), path, digest: digest_of(bytes) };
+        let source = ImageSource { reference: "bad:1".to_owned(), path, digest: digest_of(bytes), snapshot: false };
         let error = match HOST.prepare(&source).await {
             Err(error) => error.to_string(),
             Ok(_) => panic!("case {index} was accepted"),
@@ -554,7 +559,7 @@ async fn missing_imports_are_named_with_the_nearest_offered() {
         ),
         (
             r#"(component
-                (import "wasi:cli/environment@0.3.0" (instance))
+                (import "wasi:cli/environment@0.3.0-rc-2026-01-06" (instance))
                 (component $c (core module $m (func (export "run") (result i32) i32.const 0))
                   (core instance $i (instantiate $m))
                   (func $run (result (result)) (canon lift (core func $i "run")))
@@ -562,7 +567,7 @@ async fn missing_imports_are_named_with_the_nearest_offered() {
                   (export "r" (instance $r)))
                 (instance $c (instantiate $c))
                 (export "wasi:cli/run@0.2.0" (instance $c "r")))"#,
-            "import `wasi:cli/environment` is wanted in version 0.3.0, offered is 0.2.12",
+            "import `wasi:cli/environment` is wanted in version 0.3.0-rc-2026-01-06, offered is 0.2.12 and 0.3.0",
         ),
         (
             &command_importing(r#""acme:billing/ledger@1.2.0" (instance)"#),
@@ -594,7 +599,7 @@ async fn one_image_is_compiled_once_and_found_again_on_disk() {
     let path = dir.path().join("m.wat");
     std::fs::write(&path, r#"(module (func (export "_start")))"#).unwrap();
     let digest = digest_of(&std::fs::read(&path).unwrap());
-    let source = ImageSource { reference: "m:1".to_owned(), path: path.clone(), digest };
+    let source = ImageSource { reference: "m:1".to_owned(), path: path.clone(), digest, snapshot: false };
 
     let host = WasmRuntime::new(config.clone()).unwrap();
     let (one, two) = tokio::join!(host.prepare(&source), host.prepare(&source));

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::shared::Shared;
 use crate::apiserver::codec::Representation;
 use crate::apiserver::codec::negotiate::Shape;
-use crate::apiserver::registry::encoding::{self, Stored};
+use crate::apiserver::registry::encoding::{self, Form, Stored};
 use crate::apiserver::reply::Look;
 use crate::apiserver::selector::Selector;
 use crate::apiserver::status::ApiError;
@@ -86,7 +86,8 @@ impl Writer {
         };
         let stored = Stored { bytes: bytes?, revision: change.revision };
         if self.selector.is_empty() && self.look.is_plain_json() {
-            return Some(shared.line(|| json_line(self.kind, kind, &stored)));
+            let owners = self.look.owners;
+            return Some(shared.line(owners, || json_line(self.kind, kind, &stored, owners)));
         }
         Some(self.line(kind, &stored))
     }
@@ -98,7 +99,7 @@ impl Writer {
 
     fn line(&mut self, kind: Type, stored: &Stored) -> Bytes {
         if self.look.is_plain_json() {
-            return json_line(self.kind, kind, stored);
+            return json_line(self.kind, kind, stored, self.look.owners);
         }
         // An object that cannot be read would not have been stored.
         let object = encoding::decode(self.kind, &stored.bytes, stored.revision).unwrap_or_default();
@@ -123,12 +124,12 @@ impl Writer {
     }
 }
 
-fn json_line(kind: &dyn Kind, event: Type, stored: &Stored) -> Bytes {
+fn json_line(kind: &dyn Kind, event: Type, stored: &Stored, owners: bool) -> Bytes {
     let mut out = BytesMut::with_capacity(stored.bytes.len() + 160);
     out.put_slice(b"{\"type\":\"");
     out.put_slice(event.word().as_bytes());
     out.put_slice(b"\",\"object\":");
-    encoding::splice(kind, &stored.bytes, stored.revision, true, &mut out);
+    encoding::splice(kind, &stored.bytes, stored.revision, Form { typed: true, owners }, &mut out);
     out.put_slice(b"}\n");
     out.freeze()
 }

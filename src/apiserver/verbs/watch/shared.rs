@@ -25,7 +25,8 @@ pub struct Shared {
     pub change: Arc<Change>,
     new: OnceLock<Value>,
     old: OnceLock<Value>,
-    line: OnceLock<Bytes>,
+    /// With the owners of fields, and without.
+    lines: [OnceLock<Bytes>; 2],
 }
 
 impl Default for Changes {
@@ -38,7 +39,7 @@ impl Changes {
     /// The shared form of `change`, as `kind` sees it. The two views of Events do not share.
     pub fn get(&self, kind: &dyn Kind, change: Arc<Change>) -> Arc<Shared> {
         let fresh =
-            |change| Arc::new(Shared { change, new: OnceLock::new(), old: OnceLock::new(), line: OnceLock::new() });
+            |change| Arc::new(Shared { change, new: OnceLock::new(), old: OnceLock::new(), lines: Default::default() });
         if kind.info().storage == "events" {
             return fresh(change);
         }
@@ -74,7 +75,8 @@ impl Shared {
     }
 
     /// The event as a line of JSON, for watchers without a selector.
-    pub fn line(&self, write: impl FnOnce() -> Bytes) -> Bytes {
-        self.line.get_or_init(write).clone()
+    pub fn line(&self, owners: bool, write: impl FnOnce() -> Bytes) -> Bytes {
+        let [with, without] = &self.lines;
+        if owners { with } else { without }.get_or_init(write).clone()
     }
 }

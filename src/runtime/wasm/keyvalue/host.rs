@@ -88,7 +88,7 @@ fn open(guest: &mut Guest, name: String) -> wasmtime::Result<(Result<Handle>,)> 
     Ok((Ok(table.push(Bucket { name })?),))
 }
 
-/// Does `work` on a bucket; beside the serving threads, if it may wait for a disk.
+/// Does `work` on a bucket; beside the serving threads, if it may wait.
 async fn on<T: Send + 'static>(
     mut store: Store<'_>,
     bucket: Handle,
@@ -103,5 +103,5 @@ async fn on<T: Send + 'static>(
     let Ok(_place) = keyvalue.places.acquire().await else { return Ok((Err(Error::AccessDenied),)) };
     let theirs = keyvalue.clone();
     let done = tokio::task::spawn_blocking(move || work(&*theirs.backend, &name)).await;
-    Ok((done.unwrap_or_else(|_| Err(Error::other("the store's file is damaged"))),))
+    Ok((done.unwrap_or_else(|_| Err(Error::other("the store failed in the middle of it"))),))
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `memory` | a store that lives as long as the pod, charged to its memory |
 //! | `durable` | a store in a file of one of the pod's volumes, safe once an operation has answered |
+//! | `redis`, `resp` | a store on a Redis server, and its protocol |
 //! | `host` | the interfaces `store`, `atomics` and `batch` |
 //!
 //! A store has any number of buckets, by name; the empty name is one of them. Lives and instances of
@@ -12,6 +13,8 @@
 mod durable;
 mod host;
 mod memory;
+mod redis;
+mod resp;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -23,6 +26,7 @@ use wasmtime::component::{ComponentType, Lift, Lower};
 pub use self::host::add_to_linker;
 use super::super::{KeyValue, Mount, StartError};
 use super::limits::Account;
+use super::sockets::PodNetwork;
 
 /// The draft that is offered.
 pub const VERSION: &str = "0.2.0-draft";
@@ -32,7 +36,7 @@ const MAX_KEY_BYTES: usize = 1024;
 const MAX_VALUE_BYTES: usize = 4 << 20;
 /// Keys in one answer to a listing.
 const PAGE: usize = 1000;
-/// Operations of one store on disk at a time; each takes a thread.
+/// Operations of one store that may wait, at a time; each takes a thread.
 const MAX_AT_ONCE: usize = 4;
 
 /// Why an operation failed, as the guest sees it.
@@ -56,7 +60,7 @@ impl Error {
 type Result<T> = std::result::Result<T, Error>;
 type Change = (String, Option<Vec<u8>>);
 
-/// What keeps the values. Each call is one transaction; it may wait for a disk if `waits` says so.
+/// What keeps the values. Each call is one transaction; it may wait for a disk or a server if `waits` says so.
 trait Backend: Send + Sync {
     fn waits(&self) -> bool;
     /// The values of some keys, in their order.
@@ -125,12 +129,16 @@ impl Stores {
         &self,
         wanted: &KeyValue,
         mounts: &[Mount],
+        network: impl FnOnce() -> Arc<PodNetwork>,
     ) -> std::result::Result<Arc<KeyValueStore>, StartError> {
         let directory = match wanted {
             KeyValue::Memory => {
                 let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
                 let made = || KeyValueStore::new(memory::MemoryStore::new(self.account.clone()));
                 return Ok(memory.get_or_insert_with(made).clone());
+            }
+            KeyValue::Redis(server) => {
+                return Ok(KeyValueStore::new(redis::RedisStore::new(server.clone(), network())));
             }
             KeyValue::Directory(directory) => directory,
         };
@@ -151,8 +159,12 @@ impl Stores {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, SocketAddr};
+
+    use super::super::super::Redis;
     use super::super::limits::Scope;
     use super::*;
+    use crate::wire::{CallTimeouts, Caller, HttpBody, Named, Outbound, OutboundError, Transport};
 
     fn account(limit: u64) -> Arc<Account> {
         Arc::new(Account::new(Scope::Pod, Some(limit)))
@@ -211,6 +223,67 @@ mod tests {
         let store = durable::DurableStore::open(&place).unwrap();
         assert_eq!(store.read("b", &["k".to_owned()]), Ok(vec![Some(b"v".to_vec())]));
         assert!(dir.path().join("deep/er/keyvalue.redb").is_file());
+    }
+
+    /// Everything is where it says, and `cache` is this machine.
+    struct Near;
+
+    #[async_trait::async_trait]
+    impl Outbound for Near {
+        async fn send(
+            &self,
+            _: &Caller,
+            _: http::Request<HttpBody>,
+            _: CallTimeouts,
+        ) -> std::result::Result<http::Response<HttpBody>, OutboundError> {
+            Err(OutboundError::Failed("not asked here".to_owned()))
+        }
+
+        fn route(&self, _: &Caller, to: SocketAddr, _: Transport) -> std::result::Result<SocketAddr, OutboundError> {
+            if to.port() == 1 { Err(OutboundError::Denied(to.to_string())) } else { Ok(to) }
+        }
+
+        async fn resolve(&self, _: &Caller, host: &str) -> std::result::Result<Named, OutboundError> {
+            match host {
+                "cache" => Ok(Named { addresses: vec![IpAddr::from([127, 0, 0, 1])], outside: false }),
+                other => Err(OutboundError::UnknownHost(other.to_owned())),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn redis_keeps_the_contract_and_the_values() {
+        let Some(server) = redis::tests::Server::start() else { return };
+        let store = |host: &str, port, password: &str| {
+            let caller = Caller { namespace: "ns".into(), pod: "p".into(), ip: IpAddr::from([127, 0, 0, 1]) };
+            let network = PodNetwork::new(Arc::new(caller), Arc::new(Near));
+            let password = Some(password.to_owned());
+            let server = Redis { host: host.to_owned(), port, database: 3, username: None, password };
+            redis::RedisStore::new(server, network)
+        };
+        let done = tokio::task::spawn_blocking(move || {
+            let ours = store("cache", server.port, "sesame");
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+            while let Err(error) = ours.read("b", &["k".to_owned()]) {
+                assert!(std::time::Instant::now() < deadline, "{error:?}");
+                std::thread::yield_now();
+            }
+            contract(&ours);
+            let others = store("cache", server.port, "sesame");
+            assert_eq!(others.read("b", &["k".to_owned()]), Ok(vec![Some(b"v".to_vec())]), "it is one store");
+            for (wrong, words) in [
+                (store("cache", server.port, "wrong"), "WRONGPASS"),
+                (store("nowhere", server.port, "sesame"), "its name is not known"),
+                (store("cache", 1, "sesame"), "the pod may not connect to it"),
+            ] {
+                let Err(Error::Other(why)) = wrong.read("b", &["k".to_owned()]) else { panic!("answered") };
+                assert!(why.starts_with("redis server ") && why.contains(words), "{why}");
+            }
+            // The connection that was kept is found closed.
+            drop(server);
+            assert!(ours.read("b", &["k".to_owned()]).is_err());
+        });
+        done.await.unwrap();
     }
 
     #[test]

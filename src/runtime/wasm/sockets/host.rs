@@ -118,12 +118,10 @@ fn turn_to_v4(view: &mut WasiSocketsCtxView<'_>, socket: &Resource<TcpSocket>) -
 async fn connect_tcp(guest: &mut Guest, (socket, network, to): WithAddress<TcpSocket>) -> SocketResult<()> {
     let (mut view, sockets) = guest.sockets();
     let to = sockets.network.route(to.into(), Transport::Tcp)?;
-    let own = sockets.network.own();
+    let source = sockets.network.source_for(to);
     let unbound = HostTcpSocket::local_address(&mut view, again(&socket)).is_err();
-    // The other side is to see the pod's address. Nobody answers a loopback address from far away.
-    if unbound && own.is_ipv4() == to.is_ipv4() && own.is_loopback() == to.ip().is_loopback() {
-        let local = SocketAddr::new(own, 0).into();
-        HostTcpSocket::start_bind(&mut view, again(&socket), again(&network), local).await?;
+    if let Some(local) = source.filter(|_| unbound) {
+        HostTcpSocket::start_bind(&mut view, again(&socket), again(&network), local.into()).await?;
         HostTcpSocket::finish_bind(&mut view, again(&socket))?;
     }
     view.start_connect(socket, network, to.into())

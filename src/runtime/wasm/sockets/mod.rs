@@ -8,15 +8,18 @@
 //! | file | owns |
 //! |---|---|
 //! | `host` | the functions of `wasi:sockets` that differ from wasmtime's own |
+//! | `concurrent` | the same of WASI 0.3 |
 //! | `names` | `wasi:sockets/ip-name-lookup` |
 //!
 //! wasmtime's check of addresses stands behind both, with the same answers: a way round them leads
 //! nowhere. Sockets are counted over all instances of a container, and closed with their instance.
 
+mod concurrent;
 mod host;
 mod names;
 
 use std::collections::{HashSet, VecDeque};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +29,7 @@ use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::p2::bindings::sockets::network::ErrorCode;
 use wasmtime_wasi::sockets::SocketAddrUse;
 
+pub use self::concurrent::add_to_linker as add_concurrent_to_linker;
 pub use self::host::add_to_linker;
 use crate::wire::{Caller, Outbound, OutboundError, Transport};
 
@@ -99,6 +103,24 @@ impl PodNetwork {
         }
     }
 
+    /// The addresses of a host that the pod may know.
+    pub async fn addresses(self: &Arc<Self>, host: &str) -> io::Result<Vec<IpAddr>> {
+        names::look_up(self, host.to_owned()).await.map_err(|code| refused(&code))
+    }
+
+    /// Where the pod's own connection to `to` leads, if it may connect there.
+    pub fn permitted(&self, to: SocketAddr) -> io::Result<SocketAddr> {
+        self.route(to, Transport::Tcp).map_err(|code| refused(&code))
+    }
+
+    /// What a connection to `to` is bound to, so that the other side sees the pod's address. Nobody
+    /// answers a loopback address from far away.
+    pub fn source_for(&self, to: SocketAddr) -> Option<SocketAddr> {
+        let own = self.own();
+        let near = own.is_ipv4() == to.is_ipv4() && own.is_loopback() == to.ip().is_loopback();
+        near.then(|| SocketAddr::new(own, 0))
+    }
+
     /// Who has sent a datagram may be sent one: a connection would carry the answer too.
     fn hear(&self, from: SocketAddr) {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -139,6 +161,15 @@ fn is_outside(ip: IpAddr) -> bool {
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
     };
     !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || link_local)
+}
+
+fn refused(code: &ErrorCode) -> io::Error {
+    match code {
+        ErrorCode::AccessDenied => io::Error::new(io::ErrorKind::PermissionDenied, "the pod may not connect to it"),
+        ErrorCode::NameUnresolvable => io::Error::new(io::ErrorKind::NotFound, "its name is not known"),
+        ErrorCode::ConnectionRefused => io::ErrorKind::ConnectionRefused.into(),
+        other => io::Error::other(format!("{other:?}")),
+    }
 }
 
 fn error_code(error: &OutboundError) -> ErrorCode {

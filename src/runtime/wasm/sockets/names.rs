@@ -27,7 +27,7 @@ enum Lookup {
     Done(Result<vec::IntoIter<IpAddr>, ErrorCode>),
 }
 
-type Found = Result<Vec<IpAddr>, ErrorCode>;
+pub type Found = Result<Vec<IpAddr>, ErrorCode>;
 type Store<'a> = StoreContextMut<'a, Guest>;
 
 /// Defines the whole interface: wasmtime's own asks the machine's resolver.
@@ -56,24 +56,36 @@ pub fn add_to_linker(lookup: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result
 fn begin(guest: &mut Guest, network: &Resource<Network>, name: String) -> SocketResult<Resource<Lookup>> {
     let (view, sockets) = guest.sockets();
     view.table.get(network)?;
+    let lookup = start(&sockets.network, name)?;
+    Ok(view.table.push(lookup)?)
+}
+
+/// The addresses of a name, waited for.
+pub async fn look_up(network: &Arc<PodNetwork>, name: String) -> Found {
+    match start(network, name)? {
+        Lookup::Running(told) => told.await.unwrap_or(Err(ErrorCode::TemporaryResolverFailure)),
+        Lookup::Done(found) => found.map(Iterator::collect),
+    }
+}
+
+fn start(network: &Arc<PodNetwork>, name: String) -> Result<Lookup, ErrorCode> {
     if name.is_empty() || name.len() > MAX_NAME_BYTES {
-        return Err(ErrorCode::InvalidArgument.into());
+        return Err(ErrorCode::InvalidArgument);
     }
     if let Ok(ip) = name.parse::<IpAddr>() {
         // To know an address allows nothing: connecting is asked about by itself.
-        return Ok(view.table.push(Lookup::Done(Ok(vec![ip].into_iter())))?);
+        return Ok(Lookup::Done(Ok(vec![ip].into_iter())));
     }
-    let place = sockets.network.lookups.clone().try_acquire_owned();
-    let place = place.map_err(|_| ErrorCode::TemporaryResolverFailure)?;
+    let place = network.lookups.clone().try_acquire_owned().map_err(|_| ErrorCode::TemporaryResolverFailure)?;
     let (tell, told) = oneshot::channel();
-    let pod = sockets.network.clone();
+    let pod = network.clone();
     // By itself: a guest that lets go of its lookup keeps the place until the resolver is done.
     tokio::spawn(async move {
         let found = tokio::time::timeout(LOOKUP_TIMEOUT, find(&pod, &name)).await;
         drop(place);
         let _ = tell.send(found.unwrap_or(Err(ErrorCode::TemporaryResolverFailure)));
     });
-    Ok(view.table.push(Lookup::Running(told))?)
+    Ok(Lookup::Running(told))
 }
 
 async fn find(pod: &Arc<PodNetwork>, name: &str) -> Found {

@@ -1,0 +1,167 @@
+//! What server-side apply sees of a type: scalars, lists and maps, and how each is merged.
+//!
+//! The facts are those of the schema table. A list is atomic unless its field says `set` or `map`; a
+//! map or a struct is merged by key unless it says `atomic`.
+
+use serde_json::Value;
+
+use crate::kinds::schema::{Merge, Shape, Type};
+
+/// The type of a place in an object.
+#[derive(Debug, Clone, Copy)]
+pub enum Place<'s> {
+    /// A whole object, or a message.
+    Message(&'s Type),
+    /// A field, an element or an entry.
+    Field(&'s Shape, &'s Merge),
+    /// Anything: its shape is that of the value which is there.
+    Any,
+}
+
+/// How the value of a place is merged.
+#[derive(Debug, Clone, Copy)]
+pub enum Atom<'s> {
+    Scalar(Scalar),
+    List(Relation<'s>, Place<'s>),
+    Map { atomic: bool, entries: Entries<'s> },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scalar {
+    Text,
+    Number,
+    Bool,
+    /// Any scalar: quantities, ports by number or name.
+    Any,
+}
+
+/// What tells the elements of a list apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relation<'s> {
+    /// Nothing: the list is one value.
+    Atomic,
+    /// The elements themselves.
+    Set,
+    /// These fields of theirs.
+    Keys(&'s [&'static str]),
+}
+
+/// What a map may hold.
+#[derive(Debug, Clone, Copy)]
+pub enum Entries<'s> {
+    Fields(&'s Type),
+    /// Any key, with values of one type.
+    Values(&'s Shape),
+    Anything,
+}
+
+static NO_RULES: Merge = Merge { list_type: None, list_map_keys: Vec::new(), map_type: None, strategy: "", key: None };
+
+impl<'s> Place<'s> {
+    /// What is at this place; `value` decides where the type does not.
+    pub fn atom(self, value: Option<&Value>) -> Atom<'s> {
+        match self {
+            Self::Message(ty) => Atom::Map { atomic: ty.atomic, entries: Entries::Fields(ty) },
+            Self::Field(shape, rules) => of_shape(shape, rules),
+            Self::Any => match value {
+                Some(Value::Object(_)) => Atom::Map { atomic: false, entries: Entries::Anything },
+                Some(Value::Array(_)) => Atom::List(Relation::Atomic, Self::Any),
+                _ => Atom::Scalar(Scalar::Any),
+            },
+        }
+    }
+
+    /// The default that the type has for a key of the elements of a list.
+    pub fn key_default(self, key: &str) -> Option<Value> {
+        let ty = match self {
+            Self::Message(ty) => ty,
+            Self::Field(shape, _) => shape.message()?,
+            Self::Any => return None,
+        };
+        serde_json::from_str(ty.field(key)?.default?).ok()
+    }
+}
+
+fn of_shape<'s>(shape: &'s Shape, rules: &'s Merge) -> Atom<'s> {
+    match shape {
+        Shape::String(_) | Shape::Bytes | Shape::Time | Shape::MicroTime => Atom::Scalar(Scalar::Text),
+        Shape::Bool => Atom::Scalar(Scalar::Bool),
+        Shape::Int32 | Shape::Int64 | Shape::Double => Atom::Scalar(Scalar::Number),
+        Shape::Quantity | Shape::IntOrString => Atom::Scalar(Scalar::Any),
+        Shape::Raw | Shape::FieldsV1 => Atom::Map { atomic: false, entries: Entries::Anything },
+        Shape::Message(inner) => {
+            let ty = inner.get();
+            Atom::Map { atomic: is_atomic(rules) || ty.atomic, entries: Entries::Fields(ty) }
+        }
+        Shape::Map(_, inner) => Atom::Map { atomic: is_atomic(rules), entries: Entries::Values(inner) },
+        Shape::List(inner) => {
+            let relation = match rules.list_type {
+                Some("set") => Relation::Set,
+                Some("map") => Relation::Keys(&rules.list_map_keys),
+                _ => Relation::Atomic,
+            };
+            Atom::List(relation, Place::Field(inner, &NO_RULES))
+        }
+    }
+}
+
+fn is_atomic(rules: &Merge) -> bool {
+    rules.map_type == Some("atomic")
+}
+
+impl<'s> Entries<'s> {
+    /// The type under a key, and whether it is a declared field; `None` where there can be no such key.
+    pub fn get(self, key: &str) -> Option<(Place<'s>, bool)> {
+        match self {
+            Self::Fields(ty) => ty.field(key).map(|field| (Place::Field(&field.shape, &field.merge), true)),
+            Self::Values(shape) => Some((Place::Field(shape, &NO_RULES), false)),
+            Self::Anything => Some((Place::Any, false)),
+        }
+    }
+}
+
+/// The key of a list element in a field set: `k:{"name":"c"}`, `v:"x"`. The error is upstream's text.
+pub fn element_key(relation: Relation<'_>, element: Place<'_>, item: &Value) -> Result<String, String> {
+    match relation {
+        Relation::Atomic => Err("invalid indexing of non-associative list".to_owned()),
+        Relation::Set => match item {
+            Value::Object(_) => Err("associative list without keys has an element that's a map type".to_owned()),
+            Value::Array(_) => Err("not supported: associative list with lists as elements".to_owned()),
+            Value::Null => Err("associative list without keys has an element that's an explicit null".to_owned()),
+            scalar => Ok(format!("v:{scalar}")),
+        },
+        Relation::Keys(keys) => {
+            let Value::Object(item) = item else {
+                let what = if item.is_null() { "a null element" } else { "non-map elements" };
+                return Err(format!("associative list with keys may not have {what}"));
+            };
+            let mut found = serde_json::Map::new();
+            for key in keys {
+                let value = item.get(*key).cloned().or_else(|| element.key_default(key)).ok_or_else(|| {
+                    format!(
+                        "associative list with keys has an element that omits key field {key:?} (and doesn't have default value)"
+                    )
+                })?;
+                found.insert((*key).to_owned(), value);
+            }
+            Ok(format!("k:{}", Value::Object(found)))
+        }
+    }
+}
+
+/// The elements of a list at a place; null counts as none.
+pub fn items(value: Option<&Value>) -> &[Value] {
+    value.and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// Equality of values: numbers by what they are worth, whatever they were written as.
+pub fn equal(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|((ka, a), (kb, b))| ka == kb && equal(a, b))
+        }
+        _ => a == b,
+    }
+}

@@ -1,0 +1,75 @@
+//! Who owns the fields of what is written: `managedFields`, kept with every write.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::encoding::api_version;
+use crate::apiserver::patch::apply::managers::same_but_for_times;
+use crate::apiserver::patch::apply::{Writer, track_update};
+use crate::kinds::meta as kmeta;
+use crate::kinds::schema::{self, Type, conform::conform};
+use crate::kinds::{Kind, time};
+
+/// The manager of what the server writes by itself.
+const OWN: &str = "coracle";
+
+/// How a write changes who owns the fields of an object.
+#[derive(Debug, Clone)]
+pub enum Owner<'a> {
+    /// Not at all.
+    Unchanged,
+    /// This manager takes what the write changes.
+    Updates { manager: Cow<'a, str>, subresource: &'a str },
+    /// The object comes with its owners: it is the outcome of an apply.
+    Told,
+}
+
+impl Owner<'static> {
+    /// The server itself writes through the main endpoint.
+    pub fn own() -> Self {
+        Self::own_by("")
+    }
+
+    /// The server itself writes through a subresource.
+    pub fn own_by(subresource: &'static str) -> Self {
+        Self::Updates { manager: OWN.into(), subresource }
+    }
+}
+
+/// Writes the owners into `new`, which has just been typed and defaulted; `old` is `None` on create.
+pub fn track(kind: &dyn Kind, old: Option<&Value>, new: &mut Value, owner: &Owner<'_>) {
+    let Owner::Updates { manager, subresource } = owner else { return };
+    let Some(ty) = schema::lookup(kind.info().schema) else { return };
+    let (version, now) = (api_version(kind.info()), time::write(Timestamp::now()));
+    let writer =
+        Writer { manager, api_version: &version, subresource, reset: kind.reset_fields(subresource), now: &now };
+    match old {
+        Some(old) => track_update(ty, old, new, &writer),
+        None => track_update(ty, &empty(ty), new, &writer),
+    }
+}
+
+/// What an object of a type is before anything is said about it.
+pub fn empty(ty: &'static Type) -> Value {
+    let mut object = Value::Object(Map::new());
+    // An empty object has no field that could be of a wrong type.
+    let _ = conform(ty, &mut object, &mut Vec::new());
+    object
+}
+
+/// Takes the times back where nothing else has changed: to assert what is there already is no change.
+pub fn keep_times(new: &mut Value, old: &Value) {
+    let (before, after) = (&old["metadata"]["managedFields"], &new["metadata"]["managedFields"]);
+    if before == after || !same_but_for_times(before, after) {
+        return;
+    }
+    let before = before.clone();
+    let told = kmeta::metadata_mut(new).insert("managedFields".to_owned(), before);
+    if !kmeta::same(new, old)
+        && let Some(told) = told
+    {
+        kmeta::metadata_mut(new).insert("managedFields".to_owned(), told);
+    }
+}

@@ -1,0 +1,131 @@
+//! How a container comes to its image: found, pulled, composed with those of others, made ready; and what
+//! is told of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as core;
+
+use super::super::backoff::go_duration;
+use super::super::compose;
+use super::super::context::Context;
+use super::super::images::{ImageFile, PullPolicy, Pulled, Wanted};
+use super::super::instances;
+use super::super::pod::{Note, Refusal};
+use super::super::pull_secrets;
+use super::{Launch, config};
+use crate::oci::{Credentials, Startup};
+use crate::runtime::{Image, ImageSource};
+
+impl Launch {
+    /// The image, what the status calls it, and how it wants to be started.
+    pub(super) async fn image(
+        &self,
+        context: &Context,
+        container: &core::Container,
+        providers: &[String],
+    ) -> Result<(Arc<dyn Image>, String, Arc<Startup>), Refusal> {
+        let snapshot = instances::snapshot(&self.pod, &container.name);
+        let snapshot = snapshot.map_err(|why| config("CreateContainerConfigError", why))?;
+        let wanted = Wanted { snapshot, ..self.wanted(context, container) };
+        if let Some(image) = self.kept.image.clone().filter(|_| wanted.policy != PullPolicy::Always) {
+            return Ok((image, self.kept.image_id.clone(), self.kept.startup.clone()));
+        }
+        if !providers.is_empty() {
+            return self.composed(context, container, providers, snapshot).await;
+        }
+        let runtime = context.runtime(&self.pod).map_err(|why| config("CreateContainerError", why))?;
+        let announce = || self.tell_pulling(context, wanted.reference);
+        let reference = wanted.reference;
+        let obtained = context.images.obtain(runtime, wanted, announce).await;
+        let obtained = obtained.inspect_err(|refusal| self.tell_not_pulled(context, refusal))?;
+        self.tell_pulled(context, reference, obtained.pulled.as_ref());
+        Ok((obtained.image, obtained.id, obtained.startup))
+    }
+
+    /// One image of the container's own and those of its providers.
+    async fn composed(
+        &self,
+        context: &Context,
+        container: &core::Container,
+        providers: &[String],
+        snapshot: bool,
+    ) -> Result<(Arc<dyn Image>, String, Arc<Startup>), Refusal> {
+        let runtime = context.runtime(&self.pod).map_err(|why| config("CreateContainerError", why))?;
+        let own = self.find(context, container).await?;
+        let (id, startup) = (own.id, own.startup);
+        let mut parts = vec![(container.name.clone(), own.source)];
+        for name in providers {
+            let Some(provider) = compose::container(&self.pod, name) else { continue };
+            // Its own container tells how its image came.
+            let found = context.images.find(self.wanted(context, provider), || ()).await?;
+            parts.push((name.clone(), found.source));
+        }
+        let composed = runtime.compose(&parts).await.map_err(|error| config("CreateContainerError", error.to_string()));
+        let source = composed.map(|source| ImageSource { snapshot, ..source })?;
+        Ok((context.images.prepare_made(runtime, source).await?, id, startup))
+    }
+
+    /// The file of a container's image.
+    pub(super) async fn find(&self, context: &Context, container: &core::Container) -> Result<ImageFile, Refusal> {
+        let wanted = self.wanted(context, container);
+        let reference = wanted.reference;
+        let found = context.images.find(wanted, || self.tell_pulling(context, reference)).await;
+        let found = found.inspect_err(|refusal| self.tell_not_pulled(context, refusal))?;
+        self.tell_pulled(context, reference, found.pulled.as_ref());
+        Ok(found)
+    }
+
+    fn wanted<'a>(
+        &'a self,
+        context: &'a Context,
+        container: &'a core::Container,
+    ) -> Wanted<'a, impl Future<Output = Credentials> + Send + 'a> {
+        Wanted {
+            reference: container.image.as_deref().unwrap_or_default(),
+            policy: PullPolicy::of(container.image_pull_policy.as_deref()),
+            snapshot: false,
+            credentials: pull_secrets::credentials(context, &self.pod, self.index),
+        }
+    }
+
+    fn tell(&self, context: &Context, warning: bool, reason: &'static str, message: String) {
+        context.tell(&self.pod, &Note { index: Some(self.index), warning, reason, message });
+    }
+
+    fn tell_pulling(&self, context: &Context, reference: &str) {
+        self.tell(context, false, "Pulling", format!("Pulling image \"{reference}\""));
+    }
+
+    fn tell_not_pulled(&self, context: &Context, refusal: &Refusal) {
+        let pulled = refusal.reason == "ErrImagePull";
+        let message = if pulled { uppercase_first(&refusal.message) } else { refusal.message.clone() };
+        let reason = if refusal.reason == "InvalidImageName" { "InspectFailed" } else { refusal.reason };
+        self.tell(context, true, if pulled { "Failed" } else { reason }, message);
+    }
+
+    fn tell_pulled(&self, context: &Context, reference: &str, pulled: Option<&Pulled>) {
+        match pulled {
+            Some(pulled) => {
+                let took = go_duration(Duration::from_millis(u64::try_from(pulled.took.as_millis()).unwrap_or(0)));
+                let message = format!(
+                    "Successfully pulled image \"{reference}\" in {took} ({took} including waiting). Image size: {} bytes.",
+                    pulled.bytes
+                );
+                self.tell(context, false, "Pulled", message);
+            }
+            None if self.run == 0 => {
+                let message = format!(
+                    "Container image \"{reference}\" already present on machine and can be accessed by the pod"
+                );
+                self.tell(context, false, "Pulled", message);
+            }
+            None => {}
+        }
+    }
+}
+
+fn uppercase_first(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}

@@ -1,0 +1,3 @@
+module coracle.dev/workloads/shipping
+
+go 1.24
