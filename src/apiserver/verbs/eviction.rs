@@ -13,6 +13,7 @@ use super::Call;
 use crate::apiserver::body;
 use crate::apiserver::codec::Expected;
 use crate::apiserver::options::{DeleteOptions, WriteOptions};
+use crate::apiserver::registry::owners::Owner;
 use crate::apiserver::registry::update::Lane;
 use crate::apiserver::registry::{self, Place, encoding, meta};
 use crate::apiserver::reply;
@@ -101,7 +102,8 @@ async fn spend(call: &Call, pod: &Value, budget: &Value, deletion: &mut DeleteOp
         Place { kind: &PodDisruptionBudget, namespace: &call.target.namespace, name: kmeta::text(budget, "name") };
     let now = time::write(Timestamp::now());
     let change = |budget: &Value| spent(budget, &call.target.name, &now);
-    call.server.registry.update(place, Lane::Status, deletion.dry_run, &change).await.map(|_| ())
+    let owner = Owner::own_by("status");
+    call.server.registry.update(place, Lane::Status, &owner, deletion.dry_run, &change).await.map(|_| ())
 }
 
 /// The budget with one disruption less.
@@ -162,7 +164,7 @@ async fn tell(call: &Call) -> Result<(), ApiError> {
         }
         Ok(new)
     };
-    call.server.registry.update(call.place(), Lane::Server, false, &change).await.map(|_| ())
+    call.server.registry.update(call.place(), Lane::Server, &Owner::Unchanged, false, &change).await.map(|_| ())
 }
 
 #[cfg(test)]
