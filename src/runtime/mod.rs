@@ -104,6 +104,8 @@ pub struct Grants {
     pub config: Vec<(String, String)>,
     /// The store of `wasi:keyvalue`.
     pub keyvalue: Option<KeyValue>,
+    /// The directory of `wasi:blobstore` as the containers see it, on a volume of theirs.
+    pub blobstore: Option<String>,
 }
 
 /// Where a pod's key-value store is.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use k8s_openapi::api::{
-    apps, authentication, autoscaling, coordination, core, discovery, events, networking, node, policy, rbac,
+    apps, authentication, autoscaling, batch, coordination, core, discovery, events, networking, node, policy, rbac,
+    scheduling, storage,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
@@ -26,10 +27,21 @@ static DESCRIBED: &[fn(&mut SchemaGenerator)] = &[
     describe::<core::v1::ServiceAccount>,
     describe::<core::v1::Event>,
     describe::<core::v1::Binding>,
+    describe::<core::v1::ReplicationController>,
+    describe::<core::v1::PodTemplate>,
+    describe::<core::v1::PersistentVolume>,
+    describe::<core::v1::PersistentVolumeClaim>,
+    describe::<core::v1::LimitRange>,
+    describe::<core::v1::ResourceQuota>,
     describe::<events::v1::Event>,
     describe::<coordination::v1::Lease>,
     describe::<apps::v1::ReplicaSet>,
     describe::<apps::v1::Deployment>,
+    describe::<apps::v1::DaemonSet>,
+    describe::<apps::v1::StatefulSet>,
+    describe::<apps::v1::ControllerRevision>,
+    describe::<batch::v1::Job>,
+    describe::<batch::v1::CronJob>,
     describe::<discovery::v1::EndpointSlice>,
     describe::<networking::v1::Ingress>,
     describe::<networking::v1::IngressClass>,
@@ -40,6 +52,15 @@ static DESCRIBED: &[fn(&mut SchemaGenerator)] = &[
     describe::<rbac::v1::RoleBinding>,
     describe::<autoscaling::v1::Scale>,
     describe::<policy::v1::Eviction>,
+    describe::<policy::v1::PodDisruptionBudget>,
+    describe::<scheduling::v1::PriorityClass>,
+    describe::<networking::v1::NetworkPolicy>,
+    describe::<storage::v1::StorageClass>,
+    describe::<storage::v1::CSIDriver>,
+    describe::<storage::v1::CSINode>,
+    describe::<storage::v1::CSIStorageCapacity>,
+    describe::<storage::v1::VolumeAttachment>,
+    describe::<storage::v1::VolumeAttributesClass>,
     describe::<authentication::v1::TokenRequest>,
     describe::<meta::v1::DeleteOptions>,
     describe::<meta::v1::Status>,
