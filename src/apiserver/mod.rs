@@ -26,6 +26,7 @@ pub mod openapi;
 mod options;
 pub mod patch;
 mod presence;
+mod quota;
 mod registry;
 mod relay;
 mod relay_stream;
@@ -166,6 +167,7 @@ impl ApiServer {
         }));
         bootstrap::run(&server).await?;
         tokio::spawn(expiry::run(server.clone()));
+        tokio::spawn(quota::run(server.clone()));
         Ok(server)
     }
 

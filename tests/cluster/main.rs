@@ -10,6 +10,7 @@ mod faults;
 mod guests;
 mod harness;
 mod healing;
+mod kinds;
 mod kubectl;
 mod languages;
 mod limits;
