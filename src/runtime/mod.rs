@@ -271,7 +271,7 @@ pub trait Runtime: Send + Sync + 'static {
     async fn prepare(&self, source: &ImageSource) -> Result<Arc<dyn Image>, ImageError>;
 
     /// Makes one module of several: what the first imports, others export. Each comes with the name of the
-    /// container whose image it is, for the words of an error.
+    /// container whose image it is, for the words of an error. Snapshots are of the parts, not of the whole.
     async fn compose(&self, _parts: &[(String, ImageSource)]) -> Result<ImageSource, ImageError> {
         Err(ImageError::Invalid(format!("the runtime {:?} does not compose containers", self.name())))
     }
