@@ -144,6 +144,10 @@ impl World {
         kind.default(&mut object);
         match info.kind {
             "Pod" => admit_pod(&mut object),
+            "PersistentVolume" => push(&mut object["metadata"]["finalizers"], json!("kubernetes.io/pv-protection")),
+            "PersistentVolumeClaim" => {
+                push(&mut object["metadata"]["finalizers"], json!("kubernetes.io/pvc-protection"));
+            }
             "Node" => push(
                 &mut object["spec"]["taints"],
                 json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}),
@@ -335,6 +339,7 @@ fn forget_transition_times(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.remove("lastTransitionTime");
+            map.remove("lastPhaseTransitionTime");
             map.values_mut().for_each(forget_transition_times);
         }
         Value::Array(list) => list.iter_mut().for_each(forget_transition_times),
@@ -404,8 +409,10 @@ fn compare_row(object: &Value, target: &Target, wanted: &Value) -> Result<(), St
     let columns = target.kind.columns();
     let mut cells = target.kind.row(object, jiff::Timestamp::now());
     for (column, cell) in columns.iter().zip(&mut cells) {
-        if column.name == "Age" {
-            *cell = json!("<age>");
+        match column.name {
+            "Age" => *cell = json!("<age>"),
+            "Created At" => *cell = json!("<time>"),
+            _ => {}
         }
     }
     let got = symbols(&Value::from(cells).to_string());

@@ -22,8 +22,10 @@ use crate::kinds::endpoints::Endpoints;
 use crate::kinds::ingress_class::{self, IngressClass};
 use crate::kinds::meta as kmeta;
 use crate::kinds::namespace::Namespace;
+use crate::kinds::priority_class::{PriorityClass, SYSTEM_CLASSES};
 use crate::kinds::runtime_class::RuntimeClass;
 use crate::kinds::service::Service;
+use crate::kinds::storage_class::{self, StorageClass};
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 
@@ -37,6 +39,11 @@ pub async fn run(server: &ApiServer) -> Result<(), ApiError> {
     }
     ensure(registry, &RuntimeClass, "", json!({"metadata": {"name": "wasm"}, "handler": "wasm"})).await?;
     ensure(registry, &IngressClass, "", ingress_class()).await?;
+    ensure(registry, &StorageClass, "", storage_class()).await?;
+    for (name, value, description) in SYSTEM_CLASSES {
+        let class = json!({"metadata": {"name": name}, "value": value, "description": description});
+        ensure(registry, &PriorityClass, "", class).await?;
+    }
     ensure(registry, &Service, "default", kubernetes_service(server)).await?;
     ensure_roles(registry).await?;
     let address = server.config.api_address;
@@ -107,6 +114,17 @@ fn ingress_class() -> Value {
             "name": ingress_class::OWN_CLASS, "annotations": {ingress_class::DEFAULT_ANNOTATION: "true"},
         },
         "spec": {"controller": ingress_class::CONTROLLER},
+    })
+}
+
+fn storage_class() -> Value {
+    json!({
+        "metadata": {
+            "name": storage_class::OWN_CLASS, "annotations": {storage_class::DEFAULT_ANNOTATION: "true"},
+        },
+        "provisioner": storage_class::PROVISIONER,
+        "reclaimPolicy": "Delete",
+        "volumeBindingMode": "WaitForFirstConsumer",
     })
 }
 

@@ -26,6 +26,7 @@ pub mod openapi;
 mod options;
 pub mod patch;
 mod presence;
+mod quota;
 mod registry;
 mod relay;
 mod relay_stream;
@@ -166,6 +167,7 @@ impl ApiServer {
         }));
         bootstrap::run(&server).await?;
         tokio::spawn(expiry::run(server.clone()));
+        tokio::spawn(quota::run(server.clone()));
         Ok(server)
     }
 
@@ -191,7 +193,7 @@ impl ApiServer {
             };
             self.registry.find(registry::Place { kind, namespace, name })
         };
-        accounts::check(&claims, audiences, &find, Timestamp::now())
+        accounts::check(token, &claims, audiences, &find, Timestamp::now())
     }
 
     /// Ends watches and stops judging nodes. Requests in flight finish.

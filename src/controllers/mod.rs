@@ -8,10 +8,13 @@
 mod claim;
 mod cluster_role_aggregation;
 mod cron_job;
+mod daemon_set;
 mod deployment;
 mod diff;
+mod disruption;
 mod endpoints;
 mod garbage;
+mod history;
 mod ingress_status;
 mod job;
 mod namespace;
@@ -24,8 +27,12 @@ mod replica_set;
 mod resources;
 mod root_ca;
 mod service_account;
+mod stateful_set;
+mod volumes;
 
 use futures::future::BoxFuture;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
 use tokio::task::JoinSet;
 
 use crate::reconcile::{Cluster, run as run_reconciler};
@@ -59,7 +66,28 @@ pub static CONTROLLERS: &[Controller] = &[
     Controller {
         name: "replicaset",
         start: |cluster, _| {
-            let controller = replica_set::ReplicaSets::new(&cluster);
+            let controller = replica_set::ReplicaSets::<ReplicaSet>::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+    Controller {
+        name: "replicationcontroller",
+        start: |cluster, _| {
+            let controller = replica_set::ReplicaSets::<ReplicationController>::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+    Controller {
+        name: "daemonset",
+        start: |cluster, _| {
+            let controller = daemon_set::DaemonSets::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+    Controller {
+        name: "statefulset",
+        start: |cluster, _| {
+            let controller = stateful_set::StatefulSets::new(&cluster);
             Box::pin(run_reconciler(cluster, controller, WORKERS))
         },
     },
@@ -125,6 +153,20 @@ pub static CONTROLLERS: &[Controller] = &[
         start: |cluster, _| {
             let controller = cluster_role_aggregation::Aggregation::new(&cluster);
             Box::pin(run_reconciler(cluster, controller, 1))
+        },
+    },
+    Controller {
+        name: "persistentvolume",
+        start: |cluster, _| {
+            let controller = volumes::Volumes::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+    Controller {
+        name: "disruption",
+        start: |cluster, _| {
+            let controller = disruption::Budgets::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, WORKERS))
         },
     },
     Controller { name: "garbage", start: |cluster, _| Box::pin(garbage::run(cluster)) },

@@ -71,7 +71,9 @@ impl Kind for DaemonSet {
     }
 
     fn prepare_create(&self, object: &mut Value) {
-        object["status"] = json!({});
+        object["status"] = json!({
+            "currentNumberScheduled": 0, "desiredNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0,
+        });
         meta::start_generation(object);
         if template_generation(object) <= 0 {
             set_template_generation(object, 1);
@@ -162,7 +164,8 @@ fn template_generation(object: &Value) -> i64 {
 
 fn set_template_generation(object: &mut Value, generation: i64) {
     metadata_mut(object);
-    object_mut(&mut object["metadata"], "annotations").insert(TEMPLATE_GENERATION.into(), generation.to_string().into());
+    object_mut(&mut object["metadata"], "annotations")
+        .insert(TEMPLATE_GENERATION.into(), generation.to_string().into());
 }
 
 fn validate_template(errors: &mut Errors, spec: &Field<'_>) {
@@ -250,7 +253,10 @@ mod tests {
         };
         assert_eq!(strategy(json!({"maxUnavailable": 0, "maxSurge": "10%"})), Vec::<String>::new());
         let both = strategy(json!({"maxUnavailable": 1, "maxSurge": 1}));
-        assert_eq!(both, ["s.rollingUpdate.maxSurge: Invalid value: 1: may not be set when maxUnavailable is non-zero"]);
+        assert_eq!(
+            both,
+            ["s.rollingUpdate.maxSurge: Invalid value: 1: may not be set when maxUnavailable is non-zero"]
+        );
         assert_eq!(strategy(json!({"maxUnavailable": "120%", "maxSurge": 0})).len(), 1);
     }
 }

@@ -14,8 +14,13 @@ pub mod cluster_role;
 pub mod cluster_role_binding;
 pub mod common;
 pub mod config_map;
+pub mod controller_revision;
 pub mod cron;
 pub mod cron_job;
+pub mod csi_driver;
+pub mod csi_node;
+pub mod csi_storage_capacity;
+pub mod daemon_set;
 pub mod deployment;
 pub mod diff;
 pub mod endpoint_slice;
@@ -28,17 +33,28 @@ pub mod ingress;
 pub mod ingress_class;
 pub mod job;
 pub mod lease;
+pub mod limit_range;
 pub mod meta;
 pub mod names;
 pub mod namespace;
+pub mod network_policy;
 pub mod node;
+pub mod persistent_volume;
+pub mod persistent_volume_claim;
+pub mod placement;
 pub mod pod;
+pub mod pod_disruption_budget;
 pub mod pod_template;
+pub mod pod_template_kind;
+pub mod priority_class;
 #[cfg(test)]
 mod properties;
 pub mod quantity;
+pub mod quota;
 pub mod rbac;
 pub mod replica_set;
+pub mod replication_controller;
+pub mod resource_quota;
 pub mod role;
 pub mod role_binding;
 pub mod runtime_class;
@@ -47,7 +63,11 @@ pub mod secret;
 pub mod selector;
 pub mod service;
 pub mod service_account;
+pub mod stateful_set;
+pub mod storage_class;
 pub mod time;
+pub mod volume_attachment;
+pub mod volume_attributes_class;
 pub mod workload;
 
 use serde_json::Value;
@@ -112,7 +132,16 @@ pub static KINDS: &[&dyn Kind] = &[
     &service_account::ServiceAccount,
     &event::Event,
     &event_v1::EventV1,
+    &replication_controller::ReplicationController,
+    &pod_template_kind::PodTemplate,
+    &persistent_volume::PersistentVolume,
+    &persistent_volume_claim::PersistentVolumeClaim,
+    &resource_quota::ResourceQuota,
+    &limit_range::LimitRange,
     &lease::Lease,
+    &controller_revision::ControllerRevision,
+    &daemon_set::DaemonSet,
+    &stateful_set::StatefulSet,
     &replica_set::ReplicaSet,
     &deployment::Deployment,
     &job::Job,
@@ -121,10 +150,19 @@ pub static KINDS: &[&dyn Kind] = &[
     &ingress::Ingress,
     &ingress_class::IngressClass,
     &runtime_class::RuntimeClass,
+    &network_policy::NetworkPolicy,
     &cluster_role_binding::ClusterRoleBinding,
     &cluster_role::ClusterRole,
     &role_binding::RoleBinding,
     &role::Role,
+    &storage_class::StorageClass,
+    &csi_driver::CSIDriver,
+    &csi_node::CSINode,
+    &csi_storage_capacity::CSIStorageCapacity,
+    &volume_attachment::VolumeAttachment,
+    &volume_attributes_class::VolumeAttributesClass,
+    &pod_disruption_budget::PodDisruptionBudget,
+    &priority_class::PriorityClass,
 ];
 
 /// A column as the kinds' tables write it; the description is filled by the Table codec from the schema.

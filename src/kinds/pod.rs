@@ -1,6 +1,6 @@
 //! Pod of `v1`: the facts, and how its rules hang together. The rules are in the files below it.
 
-mod affinity;
+pub mod affinity;
 mod container;
 pub mod defaults;
 pub mod dump;
@@ -38,6 +38,7 @@ static INFO: KindInfo = KindInfo {
     subresources: &[
         Subresource { name: "attach", group: "", version: "", kind: "PodAttachOptions", verbs: &["create", "get"] },
         Subresource { name: "binding", group: "", version: "", kind: "Binding", verbs: &["create"] },
+        Subresource { name: "eviction", group: "policy", version: "v1", kind: "Eviction", verbs: &["create"] },
         Subresource { name: "exec", group: "", version: "", kind: "PodExecOptions", verbs: &["create", "get"] },
         Subresource { name: "log", group: "", version: "", kind: "Pod", verbs: &["get"] },
         Subresource {

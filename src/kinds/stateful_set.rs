@@ -79,7 +79,7 @@ impl Kind for StatefulSet {
         }
         set_default(spec, "replicas", 1);
         set_default(spec, "revisionHistoryLimit", 10);
-        for claim in spec["volumeClaimTemplates"].as_array_mut().into_iter().flatten() {
+        for claim in spec.get_mut("volumeClaimTemplates").and_then(Value::as_array_mut).into_iter().flatten() {
             claim["apiVersion"] = "v1".into();
             claim["kind"] = "PersistentVolumeClaim".into();
             object_mut(claim, "metadata");
@@ -251,7 +251,11 @@ fn validate_template(errors: &mut Errors, spec: &Field<'_>) {
         if !at.exists() || !workload::selects(at.value, labels.value) {
             errors.invalid(&labels, pod_template::NO_MATCH);
         }
-        pod_template::validate_template(errors, &template);
+        // The pod's spec is left to its pods: mounts name volumes that only they have.
+        let metadata = template.get("metadata");
+        let at = |name: &str| Field::new(template.get(name).path, metadata.get(name).value);
+        meta::validate_labels(errors, &at("labels"));
+        meta::validate_annotations(errors, &at("annotations"));
     } else {
         errors.push_text(Reason::Invalid, &at.path, pod_template::selector_text(at.value), "");
     }

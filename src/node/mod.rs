@@ -14,6 +14,7 @@ mod agent;
 mod api;
 mod atomic_dir;
 mod backoff;
+mod claims;
 mod command;
 mod compose;
 mod config;
@@ -120,6 +121,7 @@ pub async fn run(
     tasks.spawn(usage::run(context.clone(), shutdown.clone()));
     tasks.spawn(evict::run(context.clone(), pods.clone(), heartbeat.clone(), shutdown.clone()));
     tasks.spawn(image_gc::run(context.clone(), pods.clone(), shutdown.clone()));
+    tasks.spawn(claims::run(context.clone(), shutdown.clone()));
     let sessions = streams::Sessions::new(shutdown.clone());
     let api = NodeApi { context: context.clone(), pods, sessions, started_at: SystemTime::now() };
     tasks.spawn(server::serve(listener, server_tls, api, shutdown.clone()));
@@ -178,6 +180,7 @@ fn context(
     let client = cluster.client().clone();
     let objects = Arc::new(objects::Objects::new(client.clone()));
     let tokens = tokens::Tokens::new(client.clone());
+    let claims = claims::Claims::new(client.clone(), config.data_dir.join("volumes"));
     let logs = config.data_dir.join("logs");
     let pulled = config.data_dir.join("pulled");
     let puller = Puller::open(&pulled, config.trust.clone())
@@ -188,7 +191,7 @@ fn context(
         services: cluster.watch(),
         recorder: Recorder::start(client.clone(), "kubelet", &config.name),
         images: images::Images::new(config.images_dirs.clone(), Some(puller)),
-        volumes: volumes::Volumes::new(config.data_dir.join("pods"), objects.clone(), tokens),
+        volumes: volumes::Volumes::new(config.data_dir.join("pods"), objects.clone(), tokens, claims),
         objects,
         logs: logs::Logs::start(logs.clone()).with_context(|| format!("cannot keep logs in {}", logs.display()))?,
         addresses: ip::Addresses::new(config.pod_cidr)?,

@@ -20,6 +20,7 @@ use k8s_openapi::api::core::v1 as core;
 use tokio::sync::watch;
 
 use super::atomic_dir;
+use super::claims::{Claims, Directory};
 use super::env::{Found, expand};
 use super::fields::Fields;
 use super::objects::{Lookup, Name, Objects, Tracked, next_known};
@@ -36,6 +37,7 @@ pub struct Volumes {
     root: PathBuf,
     objects: Arc<Objects>,
     tokens: Tokens,
+    claims: Claims,
     versions: AtomicU64,
 }
 
@@ -43,8 +45,9 @@ pub struct Volumes {
 pub struct PodVolumes {
     dir: PathBuf,
     by_name: HashMap<String, PathBuf>,
-    /// Those that show what is in the API: nobody writes to them but the node, as upstream has it.
-    shown: HashSet<String>,
+    /// Those that nobody writes to but the node, as upstream has it: what shows the API's state, and
+    /// claims that offer reading only.
+    read_only: HashSet<String>,
 }
 
 /// What keeps the volumes of one pod up to date.
@@ -56,8 +59,13 @@ pub struct Sources {
 }
 
 impl Volumes {
-    pub fn new(root: PathBuf, objects: Arc<Objects>, tokens: Tokens) -> Volumes {
-        Volumes { root, objects, tokens, versions: AtomicU64::new(0) }
+    pub fn new(root: PathBuf, objects: Arc<Objects>, tokens: Tokens, claims: Claims) -> Volumes {
+        Volumes { root, objects, tokens, claims, versions: AtomicU64::new(0) }
+    }
+
+    /// Removes what deleted PersistentVolumes have left.
+    pub async fn sweep_claims(&self) {
+        self.claims.sweep().await;
     }
 
     /// Makes all volumes of a pod, or says what is in the way, naming the volume.
@@ -66,14 +74,14 @@ impl Volumes {
         if !is_inside(uid) || uid.contains('/') {
             return Err(format!("the pod's uid {uid:?} cannot be a directory's name"));
         }
-        let mut volumes = PodVolumes { dir: self.root.join(uid), by_name: HashMap::new(), shown: HashSet::new() };
+        let mut volumes = PodVolumes { dir: self.root.join(uid), by_name: HashMap::new(), read_only: HashSet::new() };
         let mut sources = Sources::default();
         for volume in all(fields.pod) {
             let failed = |why: String| format!("MountVolume.SetUp failed for volume \"{}\" : {why}", volume.name);
-            let path = self.mount_one(volume, fields, &volumes.dir, &mut sources).await.map_err(failed)?;
-            volumes.by_name.insert(volume.name.clone(), path);
-            if payload::is_made_of_files(volume) {
-                volumes.shown.insert(volume.name.clone());
+            let mounted = self.mount_one(volume, fields, &volumes.dir, &mut sources).await.map_err(failed)?;
+            volumes.by_name.insert(volume.name.clone(), mounted.path);
+            if mounted.read_only {
+                volumes.read_only.insert(volume.name.clone());
             }
         }
         Ok((volumes, sources))
@@ -85,7 +93,8 @@ impl Volumes {
         fields: &Fields<'_>,
         pod_dir: &Path,
         sources: &mut Sources,
-    ) -> Result<PathBuf, String> {
+    ) -> Result<Directory, String> {
+        let writable = |path: PathBuf| Directory { path, read_only: false };
         let dir = pod_dir.join("volumes").join(&volume.name);
         if payload::is_made_of_files(volume) {
             let namespace = fields.pod.metadata.namespace.as_deref().unwrap_or_default();
@@ -99,15 +108,20 @@ impl Volumes {
                 |seconds: i64| Duration::from_secs(u64::try_from(seconds).unwrap_or(600)).mul_f64(TOKEN_RENEWAL);
             sources.renew_after = [sources.renew_after, shortest.map(renewal)].into_iter().flatten().min();
             self.write(volume, fields, sources, dir.clone()).await?;
-            Ok(dir)
+            Ok(Directory { path: dir, read_only: true })
         } else if volume.empty_dir.is_some() {
             fs::create_dir_all(&dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
-            Ok(dir)
+            Ok(writable(dir))
         } else if let Some(host) = &volume.host_path {
-            host_path(host)
+            host_path(host).map(writable)
+        } else if let Some(claim) = &volume.persistent_volume_claim {
+            let namespace = fields.pod.metadata.namespace.as_deref().unwrap_or_default();
+            let mut found = self.claims.directory(namespace, &claim.claim_name).await?;
+            found.read_only |= claim.read_only == Some(true);
+            Ok(found)
         } else {
             Err("this kind of volume is not supported by a Wasm node; supported are configMap, secret, \
-                        emptyDir, hostPath, downwardAPI and projected"
+                        emptyDir, hostPath, persistentVolumeClaim, downwardAPI and projected"
                 .to_owned())
         }
     }
@@ -228,7 +242,7 @@ impl PodVolumes {
     }
 
     fn is_read_only(&self, wish: &core::VolumeMount) -> bool {
-        wish.read_only == Some(true) || self.shown.contains(&wish.name)
+        wish.read_only == Some(true) || self.read_only.contains(&wish.name)
     }
 
     /// Gives a single file as a directory at its parent.
@@ -282,7 +296,7 @@ fn sub_path(volume: &Path, sub: &str) -> Result<PathBuf, String> {
 }
 
 /// A directory or file of the machine, checked as `type` asks.
-fn host_path(host: &core::HostPathVolumeSource) -> Result<PathBuf, String> {
+pub fn host_path(host: &core::HostPathVolumeSource) -> Result<PathBuf, String> {
     let path = PathBuf::from(&host.path);
     let make_dir = || fs::create_dir_all(&path);
     let make_file = || fs::OpenOptions::new().create(true).append(true).open(&path).map(drop);

@@ -26,6 +26,8 @@ const PARALLEL_REPORTS: usize = 8;
 pub enum BindError {
     #[error("binding pod {pod} to node {node}: {source}")]
     Refused { pod: ObjectKey, node: String, source: Box<kube::Error> },
+    #[error("binding pod {pod}: {why}")]
+    Volumes { pod: ObjectKey, why: String },
     #[error("binding pod {pod} to node {node}: no answer within {TIMEOUT:?}")]
     Timeout { pod: ObjectKey, node: String },
 }

@@ -29,8 +29,15 @@ impl fmt::Display for Refusal {
         if self.nodes == 0 {
             return f.write_str("no nodes available to schedule pods");
         }
-        let mut reasons: Vec<String> =
-            self.reasons.iter().map(|(blocker, nodes)| format!("{nodes} {blocker}")).collect();
+        let mut reasons: Vec<String> = self
+            .reasons
+            .iter()
+            .map(|(blocker, nodes)| match blocker {
+                // It is no node's fault.
+                Blocker::Claim(why) => why.clone(),
+                _ => format!("{nodes} {blocker}"),
+            })
+            .collect();
         reasons.sort();
         write!(f, "0/{} nodes are available: {}.", self.nodes, reasons.join(", "))
     }

@@ -4,9 +4,9 @@ use std::fmt;
 
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 
-use super::selectors::{term_matches, tolerates};
 use super::snapshot::{HostPort, NodeInfo, PodInfo};
 use super::topology::Neighbours;
+use crate::kinds::placement::{node_affinity_holds, tolerates};
 
 /// Why a pod cannot run on a node. The text is what events show.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +22,10 @@ pub enum Blocker {
     /// This resource is short.
     Insufficient(String),
     TooManyPods,
+    /// A claim keeps the pod from every node.
+    Claim(String),
+    /// A claim's volume is elsewhere.
+    Volume(&'static str),
     NoSpreadLabel,
     Spread,
     PodAffinity,
@@ -39,6 +43,8 @@ impl fmt::Display for Blocker {
             Self::Ports => f.write_str("node(s) didn't have free ports for the requested pod ports"),
             Self::Insufficient(resource) => write!(f, "Insufficient {resource}"),
             Self::TooManyPods => f.write_str("Too many pods"),
+            Self::Claim(why) => f.write_str(why),
+            Self::Volume(why) => f.write_str(why),
             Self::NoSpreadLabel => {
                 f.write_str("node(s) didn't match pod topology spread constraints (missing required label)")
             }
@@ -53,12 +59,18 @@ impl fmt::Display for Blocker {
 /// Empty when the pod can run there. The first rule that fails is told; of resources, all that are
 /// short.
 pub fn blockers(pod: &PodInfo, node: &NodeInfo, neighbours: &Neighbours) -> Vec<Blocker> {
+    if let Some(why) = &pod.volumes.blocked {
+        return vec![Blocker::Claim(why.clone())];
+    }
     let first = cordoned(pod, node)
         .or_else(|| untolerated(pod, node))
         .or_else(|| (!matches_node_affinity(pod, node)).then_some(Blocker::NodeAffinity))
         .or_else(|| clashes(pod, node).then_some(Blocker::Ports));
     if let Some(blocker) = first {
         return vec![blocker];
+    }
+    if let Some(conflict) = pod.volumes.conflict(&node.name, &node.labels) {
+        return vec![Blocker::Volume(conflict)];
     }
     let short = shortages(pod, node);
     if !short.is_empty() {
@@ -99,17 +111,7 @@ pub fn dislikes(pod: &PodInfo, node: &NodeInfo) -> usize {
 
 /// `nodeSelector` and required node affinity, both of which must hold.
 pub fn matches_node_affinity(pod: &PodInfo, node: &NodeInfo) -> bool {
-    let spec = pod.spec();
-    let selected = spec.node_selector.iter().flatten().all(|(key, value)| node.labels.get(key) == Some(value));
-    let required = spec
-        .affinity
-        .as_ref()
-        .and_then(|affinity| affinity.node_affinity.as_ref())
-        .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
-    selected
-        && required.is_none_or(|selector| {
-            selector.node_selector_terms.iter().any(|term| term_matches(term, &node.name, &node.labels))
-        })
+    node_affinity_holds(pod.spec(), &node.name, &node.labels)
 }
 
 fn clashes(pod: &PodInfo, node: &NodeInfo) -> bool {

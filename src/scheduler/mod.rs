@@ -22,9 +22,9 @@ pub mod filter;
 pub mod queue;
 pub mod resources;
 pub mod score;
-pub mod selectors;
 pub mod snapshot;
 pub mod topology;
+pub mod volumes;
 
 #[cfg(test)]
 mod tests;
@@ -45,6 +45,7 @@ use bind::{BindError, Report};
 use decide::{Decision, Refusal, decide};
 use queue::Queue;
 use snapshot::{Effect, PodInfo, Snapshot, is_over, node_name};
+use volumes::Volumes;
 
 /// The name that pods ask for, and that events are signed with.
 pub const NAME: &str = "default-scheduler";
@@ -73,6 +74,9 @@ pub async fn run(cluster: Cluster, shutdown: CancellationToken) {
             change = changes.pods.next() => scheduler.pod_changed(change),
             change = changes.nodes.next() => scheduler.node_changed(change),
             change = changes.namespaces.next() => scheduler.namespace_changed(change),
+            _ = changes.claims.next() => scheduler.volumes_changed(),
+            _ = changes.volumes.next() => scheduler.volumes_changed(),
+            _ = changes.classes.next() => scheduler.volumes_changed(),
             () = sleep_until(tick) => {}
             () = tokio::task::yield_now(), if scheduler.may_go_on() => {}
         }
@@ -94,6 +98,9 @@ struct Changes {
     pods: crate::reconcile::Changes,
     nodes: crate::reconcile::Changes,
     namespaces: crate::reconcile::Changes,
+    claims: crate::reconcile::Changes,
+    volumes: crate::reconcile::Changes,
+    classes: crate::reconcile::Changes,
 }
 
 /// A pod in the queue.
@@ -115,6 +122,7 @@ struct Scheduler {
     pods: Shared<Pod>,
     nodes: Shared<Node>,
     namespaces: Shared<Namespace>,
+    volumes: Volumes,
     recorder: Recorder,
     reports: mpsc::Sender<Report>,
     snapshot: Snapshot,
@@ -132,6 +140,7 @@ impl Scheduler {
             pods: cluster.watch(),
             nodes: cluster.watch(),
             namespaces: cluster.watch(),
+            volumes: Volumes::new(&cluster),
             recorder: Recorder::start(cluster.client().clone(), NAME, ""),
             reports: bind::reporter(cluster.client().clone()),
             snapshot: Snapshot::default(),
@@ -144,13 +153,21 @@ impl Scheduler {
     }
 
     fn subscribe(&self) -> Changes {
-        Changes { pods: self.pods.subscribe(), nodes: self.nodes.subscribe(), namespaces: self.namespaces.subscribe() }
+        Changes {
+            pods: self.pods.subscribe(),
+            nodes: self.nodes.subscribe(),
+            namespaces: self.namespaces.subscribe(),
+            claims: self.volumes.claims.subscribe(),
+            volumes: self.volumes.volumes.subscribe(),
+            classes: self.volumes.classes.subscribe(),
+        }
     }
 
     async fn synced(&self) {
         self.pods.synced().await;
         self.nodes.synced().await;
         self.namespaces.synced().await;
+        self.volumes.synced().await;
     }
 
     /// Takes in all that has changed up to now, so that one decision sees it all.
@@ -179,6 +196,15 @@ impl Scheduler {
             let labels = namespace.map(|namespace| namespace.metadata.labels.clone().unwrap_or_default());
             self.snapshot.set_namespace(&name, labels);
         }
+    }
+
+    /// Pods that wait with claims may have another chance.
+    fn volumes_changed(&mut self) {
+        let with_claims = |(key, waiting): (&ObjectKey, &Waiting)| {
+            volumes::claims_of(&waiting.pod).next().is_some().then(|| key.clone())
+        };
+        let keys: Vec<ObjectKey> = self.waiting.iter().filter_map(with_claims).collect();
+        keys.iter().for_each(|key| self.queue.activate(key));
     }
 
     fn node_changed(&mut self, change: Change) {
@@ -261,7 +287,8 @@ impl Scheduler {
                 self.queue.remove(&key);
                 continue;
             };
-            let pod = Arc::new(PodInfo::new(waiting.pod.clone()));
+            let needs = self.volumes.needs(&waiting.pod);
+            let pod = Arc::new(PodInfo::new(waiting.pod.clone()).with_volumes(needs));
             match decide(&self.snapshot, &pod) {
                 Decision::Place(node) => self.place(pod, node),
                 Decision::Refuse(refusal) => self.refuse(&pod, &refusal, now),
@@ -273,9 +300,12 @@ impl Scheduler {
         self.snapshot.assume(pod.clone(), &node);
         // Whom a neighbour attracts may follow it.
         self.effect.merge(Effect { placed: true, ..Effect::default() });
-        let client = self.cluster.client().clone();
+        let (client, volumes) = (self.cluster.client().clone(), self.volumes.clone());
         self.bindings.spawn(async move {
-            let result = bind::bind(&client, &pod, &node).await;
+            let result = match volumes::bind(&client, &volumes, &pod.volumes.delayed, &node).await {
+                Ok(()) => bind::bind(&client, &pod, &node).await,
+                Err(why) => Err(BindError::Volumes { pod: pod.key.clone(), why }),
+            };
             Bound { pod, node, result }
         });
     }

@@ -45,6 +45,8 @@ impl Waits {
             match blocker {
                 Blocker::Cordoned | Blocker::OtherNode | Blocker::Taint { .. } => {}
                 Blocker::NodeAffinity | Blocker::NoSpreadLabel => {}
+                // Whoever follows the claims tries such pods again.
+                Blocker::Claim(_) | Blocker::Volume(_) => {}
                 Blocker::Ports | Blocker::Insufficient(_) | Blocker::TooManyPods => waits.freed = true,
                 Blocker::PodAntiAffinity | Blocker::ExistingAntiAffinity => waits.freed = true,
                 // Labels of others may change both ways.

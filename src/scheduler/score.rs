@@ -4,9 +4,9 @@
 //! natural scale; the weights are upstream's for the aspects that upstream has.
 
 use super::filter::dislikes;
-use super::selectors::term_matches;
 use super::snapshot::{NodeInfo, PodInfo};
 use super::topology::Neighbours;
+use crate::kinds::placement::term_matches;
 
 const BEST: i64 = 100;
 

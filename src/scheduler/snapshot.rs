@@ -11,7 +11,8 @@ use std::sync::{Arc, LazyLock};
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint};
 
 use super::resources::{Resources, assumed_usage, pod_requests};
-use super::selectors::Labels;
+use super::volumes::Needs;
+use crate::kinds::placement::Labels;
 use crate::reconcile::{ObjectKey, owner_uid};
 
 /// A port that a pod claims on the node's own address.
@@ -45,6 +46,8 @@ pub struct PodInfo {
     /// CPU and memory for comparing nodes, never zero.
     pub usage: (i64, i64),
     pub ports: Vec<HostPort>,
+    /// What its claims demand; only known of a pod that is being decided on.
+    pub volumes: Needs,
 }
 
 impl PodInfo {
@@ -56,9 +59,15 @@ impl PodInfo {
             owner: owner_uid(&pod.metadata).map(str::to_owned),
             usage: assumed_usage(spec, &requests),
             ports: host_ports(spec),
+            volumes: Needs::default(),
             requests,
             pod,
         }
+    }
+
+    #[must_use]
+    pub fn with_volumes(self, volumes: Needs) -> Self {
+        Self { volumes, ..self }
     }
 
     pub fn spec(&self) -> &PodSpec {

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::{Affinity, PodAffinityTerm, TopologySpreadConstraint};
 
 use super::filter::{Blocker, matches_node_affinity};
-use super::selectors::{Labels, matches};
 use super::snapshot::{NodeInfo, PodInfo, Snapshot};
+use crate::kinds::placement::{Labels, matches};
 
 /// What the other pods mean for one pod.
 #[derive(Debug, Default)]

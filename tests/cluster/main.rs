@@ -12,6 +12,7 @@ mod guests;
 mod harness;
 mod healing;
 mod isolation;
+mod kinds;
 mod kubectl;
 mod languages;
 mod limits;

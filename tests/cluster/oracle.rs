@@ -31,12 +31,12 @@ impl Server {
             output.status.success().then_some(()).ok_or_else(|| both(&output))
         });
         // The recorded server came without classes.
-        let mut delete = coracle();
-        delete
-            .args(["delete", "ingressclass", "coracle", "--kubeconfig"])
-            .arg(server.dir.path().join("data/kubeconfig"));
-        let output = delete.output().expect("coracle runs");
-        assert!(output.status.success(), "{}", both(&output));
+        for (kind, class) in [("ingressclass", "coracle"), ("storageclass", "local")] {
+            let mut delete = coracle();
+            delete.args(["delete", kind, class, "--kubeconfig"]).arg(server.dir.path().join("data/kubeconfig"));
+            let output = delete.output().expect("coracle runs");
+            assert!(output.status.success(), "{}", both(&output));
+        }
         server
     }
 }

@@ -5,11 +5,14 @@
 //! or refuses it. What a kind can decide from the object alone is not here but in `kinds`.
 
 mod default_ingress_class;
+mod default_storage_class;
+mod limit_ranger;
 mod namespace_lifecycle;
 mod node_taint;
 mod priority;
 mod runtime_class;
 mod service_account;
+mod storage_protection;
 mod tolerations;
 
 use serde_json::Value;
@@ -51,12 +54,15 @@ type Plugin = fn(&Request<'_>, &mut Value) -> Result<(), ApiError>;
 /// In the order in which they act.
 const CHAIN: &[Plugin] = &[
     namespace_lifecycle::admit,
+    limit_ranger::admit,
     service_account::admit,
     node_taint::admit,
     priority::admit,
     tolerations::admit,
     runtime_class::admit,
     default_ingress_class::admit,
+    default_storage_class::admit,
+    storage_protection::admit,
 ];
 
 /// Lets every plugin see `object`; for a deletion it is `Null`.

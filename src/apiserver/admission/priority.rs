@@ -1,15 +1,15 @@
 //! Priority: from the class's name to the number that the scheduler compares.
 //!
-//! The two classes that upstream has built in are known; PriorityClass is not served yet, so no other
-//! name can be found.
+//! A pod that names no class has that of the class marked as the default for all, or none.
 
 use serde_json::Value;
 
 use super::{Operation, Request};
+use crate::apiserver::registry::{self, Place, encoding};
 use crate::apiserver::status::ApiError;
+use crate::kinds::Kind;
+use crate::kinds::priority_class::{PriorityClass, SYSTEM_CLASSES};
 
-const SYSTEM_CLASSES: &[(&str, i64)] =
-    &[("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
 const DEFAULT_PREEMPTION: &str = "PreemptLowerPriority";
 
 pub fn admit(request: &Request<'_>, object: &mut Value) -> Result<(), ApiError> {
@@ -20,12 +20,11 @@ pub fn admit(request: &Request<'_>, object: &mut Value) -> Result<(), ApiError> 
     if !request.is(Operation::Create, "pods") {
         return Ok(());
     }
-    let class = object["spec"]["priorityClassName"].as_str().unwrap_or_default();
-    let computed = match SYSTEM_CLASSES.iter().find(|(name, _)| *name == class) {
-        Some((_, value)) => *value,
-        None if class.is_empty() => 0,
-        None => return Err(request.forbidden(format!("no PriorityClass with name {class} was found"))),
-    };
+    let named = object["spec"]["priorityClassName"].as_str().unwrap_or_default().to_owned();
+    let class = if named.is_empty() { default_class(request)? } else { Some(class(request, &named)?) };
+    let computed = class.as_ref().and_then(|class| class["value"].as_i64()).unwrap_or(0);
+    let told = class.as_ref().and_then(|class| class["preemptionPolicy"].as_str());
+    let wanted = told.unwrap_or(DEFAULT_PREEMPTION).to_owned();
     let given = object["spec"]["priority"].as_i64();
     if let Some(given) = given.filter(|given| *given != computed) {
         return Err(request.forbidden(format!(
@@ -33,16 +32,44 @@ pub fn admit(request: &Request<'_>, object: &mut Value) -> Result<(), ApiError> 
         )));
     }
     let policy = object["spec"]["preemptionPolicy"].as_str();
-    if let Some(policy) = policy.filter(|policy| *policy != DEFAULT_PREEMPTION) {
+    if let Some(policy) = policy.filter(|policy| *policy != wanted) {
         return Err(request.forbidden(format!(
-            "the string value of PreemptionPolicy ({policy}) must not be provided in pod spec; priority admission controller computed {DEFAULT_PREEMPTION} from the given PriorityClass name"
+            "the string value of PreemptionPolicy ({policy}) must not be provided in pod spec; priority admission controller computed {wanted} from the given PriorityClass name"
         )));
     }
     if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
         spec.insert("priority".into(), computed.into());
-        spec.insert("preemptionPolicy".into(), DEFAULT_PREEMPTION.into());
+        spec.insert("preemptionPolicy".into(), wanted.into());
+        if let Some(class) = class.filter(|_| named.is_empty()) {
+            spec.insert("priorityClassName".into(), class["metadata"]["name"].clone());
+        }
     }
     Ok(())
+}
+
+/// The class of this name; the system's own are known even before they are stored.
+fn class(request: &Request<'_>, name: &str) -> Result<Value, ApiError> {
+    if let Some((_, value, _)) = SYSTEM_CLASSES.iter().find(|(known, ..)| *known == name) {
+        return Ok(serde_json::json!({"value": value}));
+    }
+    let found = request.registry.find(Place { kind: &PriorityClass, namespace: "", name });
+    found.ok_or_else(|| request.forbidden(format!("no PriorityClass with name {name} was found")))
+}
+
+/// Of the classes marked as the default for all, the one with the lowest value.
+fn default_class(request: &Request<'_>) -> Result<Option<Value>, ApiError> {
+    let prefix = encoding::prefix(PriorityClass.info(), "");
+    let page = request.registry.store.list(&prefix, None, 0, None).map_err(registry::store_error)?;
+    let place = Place { kind: &PriorityClass, namespace: "", name: "" };
+    let mut lowest: Option<Value> = None;
+    for entry in &page.entries {
+        let class = registry::decode(place, entry)?;
+        let value = |class: &Value| class["value"].as_i64().unwrap_or(0);
+        if class["globalDefault"] == true && lowest.as_ref().is_none_or(|known| value(&class) < value(known)) {
+            lowest = Some(class);
+        }
+    }
+    Ok(lowest)
 }
 
 /// An update that leaves the numbers out does not mean to remove them.

@@ -20,7 +20,8 @@ const ROUTING: &[(&str, &str)] = &[
 ];
 
 /// What pods refer to: got or watched by name, never listed.
-const REFERENCED: &[&str] = &["configmaps", "secrets", "serviceaccounts"];
+const REFERENCED: &[&str] =
+    &["configmaps", "persistentvolumeclaims", "persistentvolumes", "secrets", "serviceaccounts"];
 
 /// Whether the agent of `node` may do this.
 pub fn allows(node: &str, target: &Target) -> bool {

@@ -89,7 +89,8 @@ fn foresee(place: Place<'_>, step: Step, was: Stored) -> Deleted {
     }
 }
 
-fn check_preconditions(place: Place<'_>, options: &DeleteOptions, old: &Value) -> Result<(), ApiError> {
+/// Whether the object is the one that the deletion means.
+pub fn check_preconditions(place: Place<'_>, options: &DeleteOptions, old: &Value) -> Result<(), ApiError> {
     let info = place.info();
     let refuse = |why: String| {
         // Upstream names the kind here where other conflicts name the resource.

@@ -20,6 +20,7 @@ use serde_json::Value;
 use super::admission::{self, Operation};
 use super::allocate::Allocator;
 use super::auth::rbac::Policies;
+use super::quota::Ledger;
 use super::status::ApiError;
 use crate::kinds::meta as kmeta;
 use crate::kinds::{Kind, KindInfo};
@@ -36,6 +37,7 @@ pub struct Registry {
     pub allocator: Allocator,
     /// Who may do what, as the stored roles say.
     pub policies: Policies,
+    pub quotas: Ledger,
 }
 
 /// One object's place.
@@ -77,7 +79,7 @@ pub struct Written {
 impl Registry {
     pub fn new(store: Arc<dyn Store>, allocator: Allocator) -> Self {
         let policies = Policies::new(store.clone());
-        Self { store, allocator, policies }
+        Self { store, allocator, policies, quotas: Ledger::default() }
     }
 
     pub fn entry(&self, place: Place<'_>) -> Result<Entry, ApiError> {
@@ -107,6 +109,8 @@ impl Registry {
         let place = Place { kind, namespace, name: &name };
         admission::wait_for_prerequisites(self, place, &object).await;
         admission::admit(self, place, Operation::Create, &mut object, None)?;
+        // Held until the object is stored.
+        let _charge = self.quotas.charge(self, place, &object, None)?;
         if !kmeta::text(&object, "resourceVersion").is_empty() {
             return Err(ApiError::new(500, "", "resourceVersion should not be set on objects to be created"));
         }

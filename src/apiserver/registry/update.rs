@@ -7,6 +7,7 @@ use super::owners::{self, Owner};
 use super::{Place, Registry, Written, decode, meta, store_error};
 use crate::apiserver::admission::{self, Operation};
 use crate::apiserver::allocate::Reservation;
+use crate::apiserver::quota::Charge;
 use crate::apiserver::status::ApiError;
 use crate::kinds::field::{Errors, Reason};
 use crate::kinds::meta as kmeta;
@@ -43,7 +44,7 @@ impl Registry {
             let old = decode(place, &entry)?;
             let mut new = change(&old)?;
             check_versions(place, &mut new, &old)?;
-            let (warnings, reservation) = self.prepare(place, lane, owner, &mut new, &old)?;
+            let (warnings, reservation, _charge) = self.prepare(place, lane, owner, &mut new, &old)?;
             validate(place, lane, &new, &old)?;
             owners::keep_times(&mut new, &old);
             let bytes = encoding::encode(place.kind, &new);
@@ -88,8 +89,8 @@ impl Registry {
         owner: &Owner<'_>,
         new: &mut Value,
         old: &Value,
-    ) -> Result<(Vec<String>, Reservation), ApiError> {
-        let nothing = (Vec::new(), self.allocator.nothing());
+    ) -> Result<(Vec<String>, Reservation, Option<Charge>), ApiError> {
+        let nothing = (Vec::new(), self.allocator.nothing(), None);
         if lane == Lane::Server {
             owners::track(place.kind, Some(old), new, owner);
             return Ok(nothing);
@@ -103,9 +104,10 @@ impl Registry {
             return Ok(nothing);
         }
         admission::admit(self, place, Operation::Update, new, Some(old))?;
+        let charge = self.quotas.charge(self, place, new, Some(old))?;
         let reservation = self.allocator.on_update(place.kind, new, old)?;
         place.kind.prepare_update(new, old);
-        Ok((place.kind.warnings(new, Some(old)), reservation))
+        Ok((place.kind.warnings(new, Some(old)), reservation, charge))
     }
 }
 

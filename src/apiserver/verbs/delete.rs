@@ -42,7 +42,19 @@ async fn read_options(call: &Call, body: Body) -> Result<DeleteOptions, ApiError
 
 /// Upstream's `ReturnDeletedObject`: these answer with what they were instead of a Status.
 fn returns_object(kind: &dyn Kind) -> bool {
-    matches!(kind.info().plural, "pods" | "services" | "serviceaccounts" | "namespaces")
+    let info = kind.info();
+    info.group == "storage.k8s.io"
+        || matches!(
+            info.plural,
+            "pods"
+                | "services"
+                | "serviceaccounts"
+                | "namespaces"
+                | "podtemplates"
+                | "persistentvolumes"
+                | "persistentvolumeclaims"
+                | "resourcequotas"
+        )
 }
 
 fn details(call: &Call, stored: &Stored) -> Details {

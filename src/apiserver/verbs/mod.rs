@@ -4,6 +4,7 @@ mod apply;
 mod binding;
 mod create;
 mod delete;
+mod eviction;
 mod finalize;
 mod get;
 mod list;
@@ -128,6 +129,7 @@ async fn dispatch(call: Call, body: Body) -> Result<Response, ApiError> {
         ("delete", "") => delete::delete(&call, body).await,
         ("deletecollection", "") => delete::collection(&call, body).await,
         ("create", "token") => token::create(&call, body).await,
+        ("create", "eviction") => eviction::evict(&call, body).await,
         ("create", "binding") => binding::bind(&call, body).await,
         ("update", "finalize") => finalize::finalize(&call, body).await,
         ("get", "log") => log::log(&call).await,

@@ -10,14 +10,12 @@ use serde_json::json;
 
 use super::super::claim::controller_reference;
 use super::super::diff::merge_patch;
+use super::super::history;
 use super::super::pods;
 use super::View;
 use crate::reconcile::{Plan, Write};
 
 pub(super) const HASH_LABEL: &str = "pod-template-hash";
-
-/// No vowels and no look-alikes, so that no name spells a word.
-const SAFE: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// A set as it is and as the plan wants it.
 #[derive(Debug, Clone)]
@@ -173,12 +171,7 @@ pub(super) fn template_hash(deployment: &Deployment) -> String {
     let template = deployment.spec.as_ref().map(|s| &s.template);
     let bytes = serde_json::to_vec(&template).expect("Kubernetes types serialise to JSON");
     let collisions = deployment.status.as_ref().and_then(|s| s.collision_count);
-    let collisions = collisions.map(|c| c.to_le_bytes().to_vec()).unwrap_or_default();
-    // FNV-1a, 32 bits.
-    let step = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
-    let hash = bytes.iter().chain(&collisions).fold(0x811c_9dc5, step);
-    let safe = |digit: u8| SAFE.get(usize::from(digit) % SAFE.len()).copied().unwrap_or(b'b');
-    hash.to_string().bytes().map(|digit| char::from(safe(digit))).collect()
+    history::hash(&bytes, collisions)
 }
 
 /// A set for the present template, without pods yet.

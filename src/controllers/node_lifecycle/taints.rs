@@ -30,10 +30,9 @@ pub(super) fn no_execute(node: &Node) -> Vec<&Taint> {
 /// taint that evicts is kept.
 pub(super) fn wanted(node: &Node, deaf: bool, now: Timestamp) -> Vec<Taint> {
     let ours = ours(node, deaf);
-    let managed = |t: &Taint| is_managed(node, t);
     let mut taints: Vec<Taint> = present(node)
         .iter()
-        .filter(|t| !managed(t) || ours.iter().any(|(key, effect)| t.key == *key && t.effect == *effect))
+        .filter(|t| !is_managed(t) || ours.iter().any(|(key, effect)| t.key == *key && t.effect == *effect))
         .cloned()
         .collect();
     for (key, effect) in ours {
@@ -74,12 +73,12 @@ fn ours(node: &Node, deaf: bool) -> Vec<(&'static str, &'static str)> {
     ours
 }
 
-/// Whether this controller removes the taint when nothing asks for it. The one that a new node is
-/// born with stays until the node has said that it is ready.
-fn is_managed(node: &Node, taint: &Taint) -> bool {
+/// Whether this controller removes the taint when nothing asks for it. A node that has said nothing
+/// yet is neither ready nor unready; it offers no resources either.
+fn is_managed(taint: &Taint) -> bool {
     let key = taint.key.as_str();
     if key == NOT_READY || key == UNREACHABLE {
-        return super::nodes::ready_condition(node).is_some();
+        return true;
     }
     taint.effect == NO_SCHEDULE && (key == UNSCHEDULABLE || PRESSURES.iter().any(|(_, k)| *k == key))
 }

@@ -10,20 +10,20 @@ use serde_json::json;
 
 use super::super::diff::merge_patch;
 use super::super::pods::{self, Availability};
-use super::{Failure, View};
+use super::{Failure, Replicated, View};
 use crate::reconcile::{Plan, Write};
 
 /// Plans the write of the status if it differs, and the next look when a pod becomes available by
 /// the mere passing of time.
-pub(super) fn plan(
+pub(super) fn plan<K: Replicated>(
     now: Timestamp,
-    view: &View,
+    view: &View<K>,
     failure: Option<&Failure>,
     claimed: &[&Arc<Pod>],
     counted: &[&Arc<Pod>],
     plan: &mut Plan,
 ) {
-    let old = view.set.status.clone().unwrap_or_default();
+    let old = view.set.status();
     let mut new = status(now, view, claimed, counted, plan);
     new.conditions = conditions(now, &old, failure);
     if let Some(patch) = merge_patch(&old, &new) {
@@ -31,17 +31,16 @@ pub(super) fn plan(
     }
 }
 
-fn status(
+fn status<K: Replicated>(
     now: Timestamp,
-    view: &View,
+    view: &View<K>,
     claimed: &[&Arc<Pod>],
     counted: &[&Arc<Pod>],
     plan: &mut Plan,
 ) -> ReplicaSetStatus {
-    let spec = view.set.spec.as_ref();
-    let min_ready = spec.and_then(|s| s.min_ready_seconds).unwrap_or(0);
-    let template = spec.and_then(|s| s.template.as_ref()).and_then(|t| t.metadata.as_ref());
-    let template_labels = template.and_then(|m| m.labels.clone()).unwrap_or_default();
+    let min_ready = view.set.min_ready_seconds();
+    let template = view.set.template().and_then(|t| t.metadata);
+    let template_labels = template.and_then(|m| m.labels).unwrap_or_default();
     let fully_labeled = |pod: &Pod| {
         let labels = pod.metadata.labels.as_ref();
         template_labels.iter().all(|(k, v)| labels.and_then(|l| l.get(k)) == Some(v))
@@ -63,8 +62,8 @@ fn status(
         fully_labeled_replicas: present(count(counted.iter().filter(|p| fully_labeled(p)).count())),
         ready_replicas: present(ready),
         available_replicas: present(available),
-        terminating_replicas: Some(count(terminating.count())),
-        observed_generation: view.set.metadata.generation,
+        terminating_replicas: K::COUNTS_TERMINATING.then(|| count(terminating.count())),
+        observed_generation: view.set.meta().generation,
         conditions: None,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use serde_json::{Value, json};
 
 use super::super::rank;
@@ -38,7 +38,7 @@ fn pod(name: &str, change: Value) -> Arc<Pod> {
     Arc::new(serde_json::from_value(object).expect("a Pod"))
 }
 
-fn view(replicas: i32, pods: Vec<Arc<Pod>>) -> View {
+fn view(replicas: i32, pods: Vec<Arc<Pod>>) -> View<ReplicaSet> {
     View { set: set(replicas), pods, ..Default::default() }
 }
 
@@ -171,4 +171,22 @@ fn those_go_first_that_are_missed_least() {
     let ranked = rank::first_to_go(&pods, &crowd, pods.len());
     let names: Vec<&str> = ranked.iter().filter_map(|p| p.metadata.name.as_deref()).collect();
     assert_eq!(names, order.map(|(name, _)| name));
+}
+
+#[test]
+fn a_replication_controller_is_a_replica_set_of_another_kind() {
+    let object = json!({"metadata": {"name": "rc", "namespace": "ns", "uid": "rc-uid", "generation": 1}, "spec": {
+        "replicas": 2, "selector": {"app": "web"},
+        "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    let set: ReplicationController = serde_json::from_value(object).expect("a ReplicationController");
+    let orphan = pod("orphan", json!({"metadata": {"ownerReferences": null}}));
+    let plan = plan(now(), &View { set: Arc::new(set), orphans: vec![orphan], ..Default::default() });
+    let owners: Vec<Value> = Fake::writes(&plan)
+        .into_iter()
+        .map(|w| match w.action {
+            Action::Create(body) | Action::Patch { body, .. } => body["metadata"]["ownerReferences"][0]["kind"].clone(),
+            _ => Value::Null,
+        })
+        .collect();
+    assert_eq!(owners, ["ReplicationController", "ReplicationController"]);
 }

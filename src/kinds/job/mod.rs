@@ -89,7 +89,7 @@ impl Kind for Job {
         let replacement = if spec["podFailurePolicy"].is_null() { "TerminatingOrFailed" } else { "Failed" };
         set_default(spec, "podReplacementPolicy", replacement);
         for rule in spec.pointer_mut("/podFailurePolicy/rules").and_then(Value::as_array_mut).into_iter().flatten() {
-            for pattern in rule["onPodConditions"].as_array_mut().into_iter().flatten() {
+            for pattern in rule.get_mut("onPodConditions").and_then(Value::as_array_mut).into_iter().flatten() {
                 set_default_text(pattern, "status", "True");
             }
         }

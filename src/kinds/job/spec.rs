@@ -358,7 +358,9 @@ fn template_update(errors: &mut Errors, new: &Field<'_>, old: &Value) {
         }
         for list in ["containers", "initContainers"] {
             let wanted = wanted["spec"][list].as_array().into_iter().flatten();
-            for (old, new) in before["spec"][list].as_array_mut().into_iter().flatten().zip(wanted) {
+            for (old, new) in
+                before["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten().zip(wanted)
+            {
                 take(old, new, "resources");
             }
         }

@@ -53,6 +53,13 @@ pub fn lines(spec: &Value) -> Vec<String> {
     writer.lines
 }
 
+/// The lines of a claim's spec.
+pub fn claim_lines(spec: &Value) -> Vec<String> {
+    let mut writer = Writer { lines: Vec::new() };
+    writer.object("PersistentVolumeClaimSpec", spec, 0, "", "");
+    writer.lines
+}
+
 /// A pod spec on one line.
 pub fn compact(spec: &Value) -> String {
     lines(spec).iter().map(|line| without_spaces(line.trim_start())).collect()

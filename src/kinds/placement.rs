@@ -1,8 +1,9 @@
-//! Which labels a selector matches, and which taints a toleration bears.
+//! Where a pod may run: which labels a selector matches, which taints a toleration bears, which nodes
+//! an affinity demands. The scheduler and the controllers that place pods read the same rules here.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 pub type Labels = BTreeMap<String, String>;
@@ -50,6 +51,19 @@ pub fn term_matches(term: &NodeSelectorTerm, name: &str, labels: &Labels) -> boo
     !(expressions.is_empty() && fields.is_empty())
         && expressions.iter().all(|r| value_holds(r, labels.get(&r.key).map(String::as_str)))
         && fields.iter().all(|r| r.key == "metadata.name" && value_holds(r, Some(name)))
+}
+
+/// `nodeSelector` and required node affinity, both of which must hold.
+pub fn node_affinity_holds(spec: &PodSpec, name: &str, labels: &Labels) -> bool {
+    let selected = spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
+    let required = spec
+        .affinity
+        .as_ref()
+        .and_then(|affinity| affinity.node_affinity.as_ref())
+        .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
+    selected
+        && required
+            .is_none_or(|selector| selector.node_selector_terms.iter().any(|term| term_matches(term, name, labels)))
 }
 
 /// Whether a toleration bears a taint.
