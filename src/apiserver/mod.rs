@@ -193,7 +193,7 @@ impl ApiServer {
             };
             self.registry.find(registry::Place { kind, namespace, name })
         };
-        accounts::check(&claims, audiences, &find, Timestamp::now())
+        accounts::check(token, &claims, audiences, &find, Timestamp::now())
     }
 
     /// Ends watches and stops judging nodes. Requests in flight finish.

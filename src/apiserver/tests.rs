@@ -175,6 +175,10 @@ fn sample(kind: &dyn Kind) -> Value {
         }
         ("networking.k8s.io", "ingressclasses") => json!({"spec": {"controller": "example.com/c"}}),
         ("node.k8s.io", _) => json!({"handler": "h"}),
+        ("rbac.authorization.k8s.io", "roles" | "clusterroles") => {
+            json!({"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]})
+        }
+        ("rbac.authorization.k8s.io", _) => json!({"roleRef": {"kind": "ClusterRole", "name": "view"}}),
         ("", "limitranges") => json!({"spec": {"limits": []}}),
         ("" | "coordination.k8s.io", _) => json!({}),
         other => panic!("add a sample for {other:?}"),

@@ -149,6 +149,13 @@ pub static CONTROLLERS: &[Controller] = &[
         },
     },
     Controller {
+        name: "clusterrole-aggregation",
+        start: |cluster, _| {
+            let controller = cluster_role_aggregation::Aggregation::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, 1))
+        },
+    },
+    Controller {
         name: "persistentvolume",
         start: |cluster, _| {
             let controller = volumes::Volumes::new(&cluster);
@@ -160,13 +167,6 @@ pub static CONTROLLERS: &[Controller] = &[
         start: |cluster, _| {
             let controller = disruption::Budgets::new(&cluster);
             Box::pin(run_reconciler(cluster, controller, WORKERS))
-        },
-    },
-    Controller {
-        name: "clusterrole-aggregation",
-        start: |cluster, _| {
-            let controller = cluster_role_aggregation::Aggregation::new(&cluster);
-            Box::pin(run_reconciler(cluster, controller, 1))
         },
     },
     Controller { name: "garbage", start: |cluster, _| Box::pin(garbage::run(cluster)) },

@@ -151,6 +151,10 @@ pub static KINDS: &[&dyn Kind] = &[
     &ingress_class::IngressClass,
     &runtime_class::RuntimeClass,
     &network_policy::NetworkPolicy,
+    &cluster_role_binding::ClusterRoleBinding,
+    &cluster_role::ClusterRole,
+    &role_binding::RoleBinding,
+    &role::Role,
     &storage_class::StorageClass,
     &csi_driver::CSIDriver,
     &csi_node::CSINode,
@@ -159,10 +163,6 @@ pub static KINDS: &[&dyn Kind] = &[
     &volume_attributes_class::VolumeAttributesClass,
     &pod_disruption_budget::PodDisruptionBudget,
     &priority_class::PriorityClass,
-    &cluster_role_binding::ClusterRoleBinding,
-    &cluster_role::ClusterRole,
-    &role_binding::RoleBinding,
-    &role::Role,
 ];
 
 /// A column as the kinds' tables write it; the description is filled by the Table codec from the schema.

@@ -7,6 +7,7 @@
 //!     coracle.dev/config: shop, seasons     # ConfigMaps that wasi:config/store tells of, the first first
 //!     coracle.dev/keyvalue: /data/kv        # wasi:keyvalue: `memory`, a directory on a volume, or a server:
 //!                                           # redis://cache.shop:6379/0
+//!     coracle.dev/blobstore: /data/blobs    # wasi:blobstore: a directory on a volume
 //!     coracle.dev/keyvalue-secret: cache    # the Secret with that server's `password` (and `username`)
 //! ```
 
@@ -24,6 +25,9 @@ pub const CONFIG: &str = "coracle.dev/config";
 pub const KEYVALUE: &str = "coracle.dev/keyvalue";
 /// The Secret that opens the server which [`KEYVALUE`] names.
 pub const KEYVALUE_SECRET: &str = "coracle.dev/keyvalue-secret";
+
+/// Where `wasi:blobstore` keeps its objects.
+pub const BLOBSTORE: &str = "coracle.dev/blobstore";
 
 const REDIS_PORT: u16 = 6379;
 
@@ -69,6 +73,13 @@ pub fn of(pod: &Pod, found: &Found) -> Result<Grants, String> {
             ));
         }
     };
+    let blobstore = match says(pod, BLOBSTORE) {
+        None => None,
+        Some(directory) if directory.starts_with('/') => Some(directory.to_owned()),
+        Some(other) => {
+            return Err(format!("annotation {BLOBSTORE} says {other:?}; it can say an absolute path on a volume"));
+        }
+    };
     let mut config = Vec::new();
     for name in config_maps(pod) {
         let data = found.get(&name).ok_or_else(|| not_found(Kind::ConfigMap, &name.name))?;
@@ -76,7 +87,7 @@ pub fn of(pod: &Pod, found: &Found) -> Result<Grants, String> {
         let text = data.iter().filter_map(|(key, value)| Some((key.clone(), String::from_utf8(value.to_vec()).ok()?)));
         config.extend(text);
     }
-    Ok(Grants { wagi, config, keyvalue })
+    Ok(Grants { wagi, config, keyvalue, blobstore })
 }
 
 /// The server of an address, with what the pod's Secret says for it.
@@ -144,6 +155,7 @@ mod tests {
             (json!({ KEYVALUE: "/data/kv" }), Grants { keyvalue: directory, ..Grants::default() }),
             (json!({ KEYVALUE: "redis://cache.shop" }), redis(6379, 0, None)),
             (json!({ KEYVALUE: "redis://cache.shop:7000/3", KEYVALUE_SECRET: "s" }), redis(7000, 3, Some("sesame"))),
+            (json!({ BLOBSTORE: "/data" }), Grants { blobstore: Some("/data".to_owned()), ..Grants::default() }),
             (json!({ CONFIG: " m ," }), Grants { config, ..Grants::default() }),
         ] {
             assert_eq!(asked(annotations.clone()), Ok(grants), "{annotations}");
@@ -159,6 +171,7 @@ mod tests {
             (json!({ KEYVALUE: "redis://:p@h" }), "annotation coracle.dev/keyvalue has a password in it"),
             (json!({ KEYVALUE: "redis://h", KEYVALUE_SECRET: "none" }), "secret \"none\" not found"),
             (json!({ KEYVALUE: "redis://h", KEYVALUE_SECRET: "empty" }), "annotation coracle.dev/keyvalue-secret: the"),
+            (json!({ BLOBSTORE: "data" }), "annotation coracle.dev/blobstore says \"data\""),
             (json!({ CONFIG: "none" }), "configmap \"none\" not found"),
         ] {
             let error = asked(annotations.clone()).expect_err("refused");

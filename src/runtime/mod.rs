@@ -104,6 +104,8 @@ pub struct Grants {
     pub config: Vec<(String, String)>,
     /// The store of `wasi:keyvalue`.
     pub keyvalue: Option<KeyValue>,
+    /// The directory of `wasi:blobstore` as the containers see it, on a volume of theirs.
+    pub blobstore: Option<String>,
 }
 
 /// Where a pod's key-value store is.
@@ -269,7 +271,7 @@ pub trait Runtime: Send + Sync + 'static {
     async fn prepare(&self, source: &ImageSource) -> Result<Arc<dyn Image>, ImageError>;
 
     /// Makes one module of several: what the first imports, others export. Each comes with the name of the
-    /// container whose image it is, for the words of an error.
+    /// container whose image it is, for the words of an error. Snapshots are of the parts, not of the whole.
     async fn compose(&self, _parts: &[(String, ImageSource)]) -> Result<ImageSource, ImageError> {
         Err(ImageError::Invalid(format!("the runtime {:?} does not compose containers", self.name())))
     }

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 
-use crate::harness::{Cluster, Options, PATIENCE, both, coracle, eventually, kubectls};
+use crate::harness::{Cluster, Options, PATIENCE, both, coracle, eventually, http, kubectls};
 use crate::limits::served;
 
 /// A request with a body in two chunks; the answer as it came.
@@ -26,10 +26,17 @@ fn a_service_of_wasi_3_streams_and_asks_others() {
     if kubectls().is_empty() {
         return;
     }
-    let cluster = Cluster::with_manifests(&["manifests/relay.yaml"]);
+    let cluster = Cluster::with_manifests(&["manifests/relay.yaml", "manifests/echo.yaml"]);
     let get = |path: &str| cluster.request_host("relay.example", path);
     assert!(get("/").body.starts_with("Hello from WASI 0.3 at relay-"));
     assert_eq!(get("/ticks/3").body, "tick 1\ntick 2\ntick 3\n");
+    let answers = get("/both/relay/relay.default.svc.cluster.local").body;
+    assert_eq!(answers.matches("Hello from WASI 0.3 at relay-").count(), 2, "{answers}");
+    let line = get("/line/echo/7007").body;
+    let (heard, own) = line.trim_end().split_once(" from ").expect("an answer and an address");
+    assert_eq!(heard, "hello over there");
+    let pods = cluster.kubectl(&["get", "pods", "-l", "app=relay", "-o", "jsonpath={.items[*].status.podIP}"]);
+    assert!(pods.split(' ').any(|ip| ip == own), "{own} is none of {pods}");
     for (path, words) in [("/upper", ["HELLO", "THERE"]), ("/back", ["hello", "there"])] {
         let answer = post(&cluster, "relay.example", path);
         assert!(answer.starts_with("HTTP/1.1 200") && words.iter().all(|word| answer.contains(word)), "{answer}");
@@ -85,6 +92,26 @@ fn containers_that_import_each_others_interfaces_are_one_program() {
             text.contains(words).then_some(()).ok_or(text)
         });
     }
+}
+
+#[test]
+fn objects_of_a_blob_store_outlive_the_node_process() {
+    if kubectls().is_empty() {
+        return;
+    }
+    let cluster = Cluster::with_manifests(&["manifests/album.yaml"]);
+    let answer = post(&cluster, "album.example", "/greeting");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("kept 11 bytes"), "{answer}");
+    assert_eq!(cluster.request_host("album.example", "/greeting").body, "hello there");
+    cluster.kill("node-1");
+    eventually("the objects to be there again", PATIENCE, || {
+        let answer = http(cluster.ingress, "album.example", "/").map(|answer| answer.body);
+        if matches!(&answer, Ok(body) if body == "greeting 11\nlast 11\n") {
+            Ok(())
+        } else {
+            Err(format!("{answer:?}"))
+        }
+    });
 }
 
 /// A module that ends with the code that its initialisation left; one that fails in it.

@@ -1,6 +1,8 @@
 //! Key-value stores, configuration and logging, as a pod's annotations ask for them.
 
-use crate::harness::{Cluster, PATIENCE, eventually, kubectls};
+use std::process::{Child, Command, Stdio};
+
+use crate::harness::{Cluster, PATIENCE, eventually, free_address, kubectls, missing};
 
 #[test]
 fn a_pod_has_the_store_and_the_words_that_it_asks_for() {
@@ -21,6 +23,74 @@ fn a_pod_has_the_store_and_the_words_that_it_asks_for() {
             Ok(body) if body.starts_with("all=2\nann=2\n") => Ok(()),
             other => Err(format!("{other:?}")),
         }
+    });
+}
+
+/// A Redis server of this machine, ended with the test.
+struct Redis(Child);
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// As a cluster knows a server outside: a Service without a selector, and where it leads.
+fn outside(port: u16) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: Service
+metadata: {{name: cache}}
+spec: {{ports: [{{name: redis, port: 6379}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: cache, labels: {{kubernetes.io/service-name: cache}}}}
+addressType: IPv4
+ports: [{{name: redis, port: {port}, protocol: TCP}}]
+endpoints: [{{addresses: ["127.0.0.1"], conditions: {{ready: true}}}}]
+---
+apiVersion: v1
+kind: Secret
+metadata: {{name: cache}}
+stringData: {{password: sesame}}
+"#
+    )
+}
+
+#[test]
+fn pods_share_a_store_on_redis() {
+    if kubectls().is_empty() {
+        return;
+    }
+    let port = free_address().port();
+    let args = ["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--requirepass", "sesame"];
+    let Ok(server) = Command::new("redis-server").args(args).stdout(Stdio::null()).spawn() else {
+        return missing("redis-server");
+    };
+    let server = Redis(server);
+    let cluster = Cluster::with_manifests(&["manifests/visits.yaml"]);
+    cluster.apply(&outside(port));
+    let annotations = r#"{"coracle.dev/keyvalue": "redis://cache:6379/1", "coracle.dev/keyvalue-secret": "cache"}"#;
+    let patch =
+        format!(r#"{{"spec": {{"replicas": 2, "template": {{"metadata": {{"annotations": {annotations}}}}}}}}}"#);
+    cluster.kubectl(&["patch", "deployment", "visits", "-p", &patch]);
+    cluster.kubectl(&["rollout", "status", "deployment/visits", "--timeout=60s"]);
+    let first = eventually("a visit that the server counts", PATIENCE, || {
+        let body = cluster.request_host("visits.example", "/?who=ann").body;
+        if body.contains("ann: 1\n") { Ok(body) } else { Err(body) }
+    });
+    assert!(first.starts_with("Ahoy, visit "), "{first}");
+    for visit in 2..6 {
+        let body = cluster.request_host("visits.example", "/?who=ann").body;
+        assert!(body.ends_with(&format!("ann: {visit}\n")), "both pods count in one place: {body}");
+    }
+    drop(server);
+    eventually("the pods to say what is wrong", PATIENCE, || {
+        let body = cluster.request_host("visits.example", "/all").body;
+        body.contains("redis server cache:6379").then_some(()).ok_or(body)
     });
 }
 

@@ -176,9 +176,15 @@ pub type Find<'a> = dyn Fn(&str, &str, &str) -> Option<Value> + 'a;
 
 /// Believes the claims of a token that was signed here, or says why not. `audiences` are those of whom
 /// asks; none stands for the API server itself.
-pub fn check(claims: &Value, audiences: &[String], find: &Find<'_>, now: Timestamp) -> Result<Believed, &'static str> {
+pub fn check(
+    token: &str,
+    claims: &Value,
+    audiences: &[String],
+    find: &Find<'_>,
+    now: Timestamp,
+) -> Result<Believed, &'static str> {
     if claims["iss"] == LEGACY_ISSUER {
-        return check_legacy(claims, audiences, find);
+        return check_legacy(token, claims, audiences, find);
     }
     if claims["iss"] != ISSUER {
         return Err("the token has another issuer");
@@ -228,7 +234,7 @@ pub fn check(claims: &Value, audiences: &[String], find: &Find<'_>, now: Timesta
 }
 
 /// A token in a Secret holds as long as the Secret holds it.
-fn check_legacy(claims: &Value, audiences: &[String], find: &Find<'_>) -> Result<Believed, &'static str> {
+fn check_legacy(token: &str, claims: &Value, audiences: &[String], find: &Find<'_>) -> Result<Believed, &'static str> {
     if !audiences.is_empty() && !audiences.iter().any(|audience| audience == ISSUER) {
         return Err("token audiences are invalid for this server");
     }
@@ -239,8 +245,9 @@ fn check_legacy(claims: &Value, audiences: &[String], find: &Find<'_>) -> Result
         return Err("the service account has been deleted and made anew");
     }
     let secret = find("secrets", namespace, claim("secret.name")).ok_or("the token's secret has been deleted")?;
-    if secret["metadata"]["annotations"]["kubernetes.io/service-account.uid"] != account["metadata"]["uid"] {
-        return Err("the token's secret has been made anew");
+    let kept = base64::engine::general_purpose::STANDARD.encode(token);
+    if text(&secret, "/data/token") != kept {
+        return Err("the token's secret holds another token");
     }
     let user = account_user(namespace, name, text(&account, "/metadata/uid"));
     Ok(Believed { user, audiences: vec![ISSUER.to_owned()] })
@@ -283,7 +290,7 @@ mod tests {
         let ask = |now: i64, audiences: &[&str], pod: Option<Value>, account: Option<Value>| {
             let audiences: Vec<String> = audiences.iter().map(|a| (*a).to_owned()).collect();
             let find = |kind: &str, _: &str, _: &str| if kind == "pods" { pod.clone() } else { account.clone() };
-            check(&said, &audiences, &find, at(now))
+            check(&token, &said, &audiences, &find, at(now))
         };
         let good = || Some(account.clone());
         let believed = ask(1100, &[], Some(pod("p1")), good()).expect("all is well");
@@ -297,6 +304,27 @@ mod tests {
         assert!(ask(1100, &[], Some(pod("p2")), good()).is_err(), "another pod");
         assert!(ask(1100, &[], None, good()).is_err(), "no pod");
         assert!(ask(1100, &[], Some(pod("p1")), None).is_err(), "no account");
+    }
+
+    #[test]
+    fn a_token_in_a_secret_holds_as_long_as_the_secret_holds_it() {
+        let key = AccountKey::in_memory().expect("a key");
+        let claims = legacy_claims(&account(), "s");
+        let token = key.sign(&claims).expect("a token");
+        let secret = |token: &str| {
+            let data = base64::engine::general_purpose::STANDARD.encode(token);
+            json!({"metadata": {"name": "s"}, "data": {"token": data}})
+        };
+        let ask = |secret: Option<Value>| {
+            let find = |kind: &str, _: &str, _: &str| if kind == "secrets" { secret.clone() } else { Some(account()) };
+            check(&token, &claims, &[], &find, at(9_999_999_999))
+        };
+        assert_eq!(
+            ask(Some(secret(&token))).map(|b| b.user.name.to_string()),
+            Ok("system:serviceaccount:shop:robot".into())
+        );
+        assert!(ask(Some(secret("another"))).is_err());
+        assert!(ask(None).is_err());
     }
 
     #[test]

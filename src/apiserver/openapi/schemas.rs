@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use k8s_openapi::api::{
-    apps, authentication, autoscaling, batch, coordination, core, discovery, events, networking, node, policy,
+    apps, authentication, autoscaling, batch, coordination, core, discovery, events, networking, node, policy, rbac,
     scheduling, storage,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta;
@@ -46,6 +46,10 @@ static DESCRIBED: &[fn(&mut SchemaGenerator)] = &[
     describe::<networking::v1::Ingress>,
     describe::<networking::v1::IngressClass>,
     describe::<node::v1::RuntimeClass>,
+    describe::<rbac::v1::ClusterRole>,
+    describe::<rbac::v1::ClusterRoleBinding>,
+    describe::<rbac::v1::Role>,
+    describe::<rbac::v1::RoleBinding>,
     describe::<autoscaling::v1::Scale>,
     describe::<policy::v1::Eviction>,
     describe::<policy::v1::PodDisruptionBudget>,

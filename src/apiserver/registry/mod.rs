@@ -35,9 +35,9 @@ const NAME_ATTEMPTS: usize = 8;
 pub struct Registry {
     pub store: Arc<dyn Store>,
     pub allocator: Allocator,
-    pub quotas: Ledger,
     /// Who may do what, as the stored roles say.
     pub policies: Policies,
+    pub quotas: Ledger,
 }
 
 /// One object's place.
@@ -79,7 +79,7 @@ pub struct Written {
 impl Registry {
     pub fn new(store: Arc<dyn Store>, allocator: Allocator) -> Self {
         let policies = Policies::new(store.clone());
-        Self { store, allocator, quotas: Ledger::default(), policies }
+        Self { store, allocator, policies, quotas: Ledger::default() }
     }
 
     pub fn entry(&self, place: Place<'_>) -> Result<Entry, ApiError> {

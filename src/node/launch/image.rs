@@ -25,14 +25,13 @@ impl Launch {
         container: &core::Container,
         providers: &[String],
     ) -> Result<(Arc<dyn Image>, String, Arc<Startup>), Refusal> {
-        let snapshot = instances::snapshot(&self.pod, &container.name);
-        let snapshot = snapshot.map_err(|why| config("CreateContainerConfigError", why))?;
+        let snapshot = self.snapshot(container)?;
         let wanted = Wanted { snapshot, ..self.wanted(context, container) };
         if let Some(image) = self.kept.image.clone().filter(|_| wanted.policy != PullPolicy::Always) {
             return Ok((image, self.kept.image_id.clone(), self.kept.startup.clone()));
         }
         if !providers.is_empty() {
-            return self.composed(context, container, providers, snapshot).await;
+            return self.composed(context, container, providers).await;
         }
         let runtime = context.runtime(&self.pod).map_err(|why| config("CreateContainerError", why))?;
         let announce = || self.tell_pulling(context, wanted.reference);
@@ -49,20 +48,21 @@ impl Launch {
         context: &Context,
         container: &core::Container,
         providers: &[String],
-        snapshot: bool,
     ) -> Result<(Arc<dyn Image>, String, Arc<Startup>), Refusal> {
         let runtime = context.runtime(&self.pod).map_err(|why| config("CreateContainerError", why))?;
         let own = self.find(context, container).await?;
         let (id, startup) = (own.id, own.startup);
-        let mut parts = vec![(container.name.clone(), own.source)];
+        let snapshot = self.snapshot(container)?;
+        let mut parts = vec![(container.name.clone(), ImageSource { snapshot, ..own.source })];
         for name in providers {
             let Some(provider) = compose::container(&self.pod, name) else { continue };
             // Its own container tells how its image came.
             let found = context.images.find(self.wanted(context, provider), || ()).await?;
-            parts.push((name.clone(), found.source));
+            let snapshot = self.snapshot(provider)?;
+            parts.push((name.clone(), ImageSource { snapshot, ..found.source }));
         }
-        let composed = runtime.compose(&parts).await.map_err(|error| config("CreateContainerError", error.to_string()));
-        let source = composed.map(|source| ImageSource { snapshot, ..source })?;
+        let composed = runtime.compose(&parts).await;
+        let source = composed.map_err(|error| config("CreateContainerError", error.to_string()))?;
         Ok((context.images.prepare_made(runtime, source).await?, id, startup))
     }
 
@@ -74,6 +74,11 @@ impl Launch {
         let found = found.inspect_err(|refusal| self.tell_not_pulled(context, refusal))?;
         self.tell_pulled(context, reference, found.pulled.as_ref());
         Ok(found)
+    }
+
+    fn snapshot(&self, container: &core::Container) -> Result<bool, Refusal> {
+        let asked = instances::snapshot(&self.pod, &container.name);
+        asked.map_err(|why| config("CreateContainerConfigError", why))
     }
 
     fn wanted<'a>(

@@ -23,6 +23,8 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::super::toolbox::Sight;
 use super::super::{ContainerSpec, Mount, Output, SandboxSpec, StartError, Stream};
+use super::blobstore::BlobStore;
+use super::engine::Calls;
 use super::keyvalue::KeyValueStore;
 use super::limits::{Account, Limiter};
 use super::outbound::Hooks;
@@ -54,6 +56,13 @@ pub enum Io {
     Beside(Box<dyn FnOnce(&mut WasiCtxBuilder) + Send>),
 }
 
+/// The stores that a pod has asked for.
+#[derive(Clone, Default)]
+pub struct Granted {
+    pub keyvalue: Option<Arc<KeyValueStore>>,
+    pub blobs: Option<Arc<BlobStore>>,
+}
+
 /// What the instances of a container share.
 #[derive(Clone)]
 pub struct Surroundings {
@@ -64,10 +73,11 @@ pub struct Surroundings {
     sockets: WasiSocketsCtx,
     network: Arc<PodNetwork>,
     config: Vec<(String, String)>,
-    keyvalue: Option<Arc<KeyValueStore>>,
+    granted: Granted,
     output: Arc<dyn Output>,
     caller: Arc<Caller>,
     outbound: Arc<dyn Outbound>,
+    calls: Calls,
     pub memory: Arc<Account>,
     pub pod_memory: Arc<Account>,
 }
@@ -78,7 +88,8 @@ impl Surroundings {
         pod: &SandboxSpec,
         caller: Arc<Caller>,
         spec: &ContainerSpec,
-        keyvalue: Option<Arc<KeyValueStore>>,
+        granted: Granted,
+        calls: Calls,
         memory: Arc<Account>,
         pod_memory: Arc<Account>,
     ) -> Result<Self, StartError> {
@@ -95,10 +106,11 @@ impl Surroundings {
             sockets: template.sockets().clone(),
             network,
             config: spec.grants.config.clone(),
-            keyvalue,
+            granted,
             output: spec.output.clone(),
             caller,
             outbound: pod.outbound.clone(),
+            calls,
             memory,
             pod_memory,
         })
@@ -151,7 +163,7 @@ impl Surroundings {
             wasi,
             table,
             http: WasiHttpCtx::new(),
-            hooks: Hooks { caller: self.caller.clone(), outbound: self.outbound.clone() },
+            hooks: Hooks { caller: self.caller.clone(), outbound: self.outbound.clone(), calls: self.calls },
             limiter: self.limiter(),
             sockets: Sockets::new(self.network.clone()),
             call_env,
@@ -204,6 +216,13 @@ fn mount_error(mount: &Mount, error: &wasmtime::Error) -> StartError {
     StartError::Other(format!("cannot mount {} at {}: {error:#}{hint}", host.display(), mount.guest))
 }
 
+/// What `wasi:blobstore` needs of an instance.
+pub struct BlobView<'a> {
+    pub table: &'a mut ResourceTable,
+    pub blobs: Option<&'a Arc<BlobStore>>,
+    pub limiter: Limiter,
+}
+
 /// The state of a component's instance.
 pub struct Guest {
     wasi: WasiCtx,
@@ -220,7 +239,13 @@ pub struct Guest {
 impl Guest {
     /// The instance's resources, and the store that its pod asked for.
     pub fn keyvalue(&mut self) -> (&mut ResourceTable, Option<&Arc<KeyValueStore>>) {
-        (&mut self.table, self.surroundings.keyvalue.as_ref())
+        (&mut self.table, self.surroundings.granted.keyvalue.as_ref())
+    }
+
+    /// The same for its blobs, and an account for what is held of one.
+    pub fn blobstore(&mut self) -> BlobView<'_> {
+        let Self { table, surroundings, .. } = self;
+        BlobView { table, blobs: surroundings.granted.blobs.as_ref(), limiter: surroundings.limiter() }
     }
 
     /// The container's variables, then what its pod's ConfigMaps say.

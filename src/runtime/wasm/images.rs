@@ -169,14 +169,15 @@ impl Images {
         self.concurrent.get_or_try_init(make).await.map_err(|error| format!("{error:#}"))
     }
 
-    /// One component of several, as a source of an image that is named as the first is.
+    /// One component of several, as a source of an image that is named as the first is. A part that is to
+    /// start from its initialisation is initialised first, by itself.
     pub async fn compose(&self, parts: &[(String, ImageSource)]) -> Result<ImageSource, ImageError> {
         let (theirs, shelf) = (parts.to_vec(), self.shelf.clone());
         let reference = parts.first().map(|(_, source)| source.reference.clone()).unwrap_or_default();
         let named = reference.clone();
         let composed = tokio::task::spawn_blocking(move || {
             let read = |(container, source): (String, ImageSource)| {
-                let (bytes, _) = artifact::read(&source.path, &source.reference, &source.digest)?;
+                let (bytes, _) = artifact::read_to_run(&source)?;
                 Ok(compose::Source { container, bytes })
             };
             let sources = theirs.into_iter().map(read).collect::<Result<Vec<_>, ImageError>>()?;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{config, keyvalue, logging};
+use super::{blobstore, config, keyvalue, logging};
 
 /// The versions of the stable interfaces.
 pub const WASI_VERSION: &str = "0.2.12";
@@ -89,6 +89,9 @@ const OFFERS: &[Offer] = &[
     Offer::stable_3("wasi:random/random"),
     Offer::stable_3("wasi:sockets/ip-name-lookup"),
     Offer::stable_3("wasi:sockets/types"),
+    Offer { name: "wasi:blobstore/blobstore", version: blobstore::VERSION },
+    Offer { name: "wasi:blobstore/container", version: blobstore::VERSION },
+    Offer { name: "wasi:blobstore/types", version: blobstore::VERSION },
     Offer { name: "wasi:config/store", version: config::VERSION },
     Offer { name: "wasi:keyvalue/atomics", version: keyvalue::VERSION },
     Offer { name: "wasi:keyvalue/batch", version: keyvalue::VERSION },
@@ -123,8 +126,8 @@ pub fn explain_missing_interface(import: &str) -> Option<String> {
             format!("{missing}; offered are the interfaces of WASI {WASI_VERSIONS}")
         }
         None => format!(
-            "{missing}: a component that exports it has to be composed with this one first (for example by \
-             `wac plug`); offered are the interfaces of WASI {WASI_VERSIONS}"
+            "{missing}: a component that exports it has to be composed with this one, from another container by the \
+             annotation coracle.dev/compose or beforehand; offered are the interfaces of WASI {WASI_VERSIONS}"
         ),
     })
 }
@@ -193,6 +196,7 @@ mod tests {
             "wasi:http/types@0.3.1",
             "wasi:http/client@0.3.0",
             "wasi:keyvalue/store@0.2.0-draft",
+            "wasi:blobstore/blobstore@0.2.0-draft",
             "wasi:config/store@0.2.0-rc.1",
             "wasi:logging/logging",
             "wasi:logging/logging@0.1.0-draft",
@@ -214,7 +218,7 @@ mod tests {
             ("wasi:config/store", "is wanted without a version, offered is 0.2.0-rc.1"),
             ("wasi:cli/environment@0.2.0-rc-2023-11-10", "is wanted in version 0.2.0-rc-2023-11-10"),
             (
-                "wasi:blobstore/blobstore@0.2.0-draft",
+                "wasi:messaging/producer@0.2.0-draft",
                 "is not provided; offered are the interfaces of WASI 0.2.12 and 0.3.0",
             ),
             (

@@ -7,8 +7,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::{Engine, Store, UpdateDeadline};
 
 use super::super::{Container, ContainerSpec, Sandbox, SandboxSpec, StartError};
+use super::blobstore::BlobStore;
 use super::command::{CommandContainer, Script};
-use super::guest::Surroundings;
+use super::guest::{Granted, Surroundings};
 use super::http::HttpContainer;
 use super::images::WasmImage;
 use super::keyvalue::Stores;
@@ -77,6 +78,8 @@ impl Sandbox for WasmSandbox {
         let limit = spec.memory_limit.or(self.spec.memory_limit.is_none().then_some(self.default_memory_limit));
         let memory = Arc::new(Account::new(Scope::Container, limit));
         let life = Life::begin(image.host.clone(), memory.clone(), spec);
+        let blobs =
+            spec.grants.blobstore.as_ref().map(|directory| BlobStore::open(directory, &spec.mounts)).transpose()?;
         let keyvalue = match &spec.grants.keyvalue {
             Some(wanted) => {
                 let network = || PodNetwork::new(self.caller.clone(), self.spec.outbound.clone());
@@ -85,7 +88,8 @@ impl Sandbox for WasmSandbox {
             None => None,
         };
         let (caller, pod_memory) = (self.caller.clone(), self.memory.clone());
-        let surroundings = Surroundings::new(&self.spec, caller, spec, keyvalue, memory, pod_memory)?;
+        let (granted, calls) = (Granted { keyvalue, blobs }, image.host.engine.calls);
+        let surroundings = Surroundings::new(&self.spec, caller, spec, granted, calls, memory, pod_memory)?;
         let surroundings = Arc::new(surroundings);
         self.remember(&life);
         let script = match program.entry.clone() {

@@ -18,7 +18,7 @@ use super::engine::Calls;
 use super::guest::{CoreGuest, Guest, SharedEnvironment, environment_of};
 use super::handler::HandlerPre;
 use super::imports::{WASI_VERSIONS, explain_missing_interface, listed, nearest};
-use super::{config, keyvalue, logging, sockets};
+use super::{blobstore, config, keyvalue, logging, sockets};
 
 const CORE_MODULE: &str = "wasi_snapshot_preview1";
 /// What a command begins with, and a reactor.
@@ -39,19 +39,32 @@ type Link = fn(component::InstancePre<Guest>) -> wasmtime::Result<Entry>;
 #[derive(Clone)]
 pub struct Program {
     pub entry: Entry,
-    /// The first of its imports that a pod must ask for a store for.
-    wants_keyvalue: Option<String>,
+    /// The first of its imports that a pod must ask for, of each kind.
+    wants: Wants,
 }
 
 impl Program {
     /// Why it may not run in a pod that asks for no more than this: an import that is not granted.
     pub fn denied(&self, grants: &Grants) -> Option<String> {
-        let import = self.wants_keyvalue.as_ref().filter(|_| grants.keyvalue.is_none())?;
-        Some(format!(
-            "import `{import}` is not granted: the pod has to ask for a store by the annotation \
-             coracle.dev/keyvalue, which says `memory`, a directory on one of its volumes, or redis://HOST:PORT"
-        ))
+        let Wants { keyvalue, blobstore } = &self.wants;
+        let (import, how) = match (keyvalue, blobstore) {
+            (Some(import), _) if grants.keyvalue.is_none() => (
+                import,
+                "coracle.dev/keyvalue, which says `memory`, a directory on one of its volumes, or redis://HOST:PORT",
+            ),
+            (_, Some(import)) if grants.blobstore.is_none() => {
+                (import, "coracle.dev/blobstore, which says a directory on one of its volumes")
+            }
+            _ => return None,
+        };
+        Some(format!("import `{import}` is not granted: the pod has to ask for a store by the annotation {how}"))
     }
+}
+
+#[derive(Clone, Default)]
+struct Wants {
+    keyvalue: Option<String>,
+    blobstore: Option<String>,
 }
 
 /// Where a program begins.
@@ -90,6 +103,7 @@ impl Linkers {
         component.allow_shadowing(true);
         environment::add_to_linker::<_, SharedEnvironment>(&mut component, environment_of)?;
         sockets::add_to_linker(&mut component)?;
+        blobstore::add_to_linker(&mut component)?;
         config::add_to_linker(&mut component)?;
         keyvalue::add_to_linker(&mut component)?;
         logging::add_to_linker(&mut component)?;
@@ -122,9 +136,12 @@ impl Linkers {
         let other =
             |error: wasmtime::Error| LinkError::MissingImport(format!("{error:#} (offered: WASI {WASI_VERSIONS})"));
         let pre = self.component.instantiate_pre(component).map_err(other)?;
-        let mut imports = ty.imports(engine).map(|(name, _)| name);
-        let wants_keyvalue = imports.find(|name| name.starts_with("wasi:keyvalue/")).map(str::to_owned);
-        Ok(Program { entry: link(pre).map_err(other)?, wants_keyvalue })
+        let first = |package: &str| {
+            let mut imports = ty.imports(engine).map(|(name, _)| name);
+            imports.find(|name| name.starts_with(package)).map(str::to_owned)
+        };
+        let wants = Wants { keyvalue: first("wasi:keyvalue/"), blobstore: first("wasi:blobstore/") };
+        Ok(Program { entry: link(pre).map_err(other)?, wants })
     }
 
     /// Links a core module, which must be a WASI 0.1 command or reactor.
@@ -150,7 +167,7 @@ impl Linkers {
         }
         let pre = self.core.instantiate_pre(module);
         let pre = pre.map_err(|error| LinkError::MissingImport(format!("{error:#}")))?;
-        Ok(Program { entry: Entry::Core(pre), wants_keyvalue: None })
+        Ok(Program { entry: Entry::Core(pre), wants: Wants::default() })
     }
 
     fn explain_missing_function(&self, module: &str, name: &str) -> Option<String> {

@@ -9,7 +9,8 @@
 //! | `linker`, `imports` | what the host offers to programs, and what it says to those that want more |
 //! | `guest`, `output`, `outbound` | what one instance sees: files, variables, streams, the way out |
 //! | `sockets` | `wasi:sockets` inside the pod's own address |
-//! | `config`, `keyvalue`, `logging` | the interfaces of WASI that are drafts yet |
+//! | `blobstore`, `config`, `keyvalue`, `logging` | the interfaces of WASI that are drafts yet |
+//! | `place` | directories of volumes that the host itself uses |
 //! | `limits`, `cpu`, `shares`, `run` | memory and processor time: charged, limited, shared out fairly |
 //! | `life`, `command`, `http`, `handler`, `body`, `instance` | pods, containers, calls, and how they end |
 //! | `wagi`, `cgi` | calls answered by programs that know no HTTP |
@@ -20,6 +21,7 @@
 //! starts no guest twice by itself; whoever owns the pod does.
 
 mod artifact;
+mod blobstore;
 mod body;
 mod cache;
 mod cgi;
@@ -44,6 +46,7 @@ mod linker;
 mod logging;
 mod outbound;
 mod output;
+mod place;
 mod run;
 mod shares;
 mod snapshot;

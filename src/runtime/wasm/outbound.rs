@@ -14,9 +14,12 @@ use http::uri::Scheme;
 use http::{HeaderName, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, Error, RequestOptions, WasiBody, WasiHttpHooks};
 
+use super::engine::Calls;
 use crate::wire::{BoxError, CallTimeouts, Caller, HttpBody, Outbound, OutboundError};
 
 /// Deadlines of calls that set none.
@@ -37,6 +40,8 @@ type IoFuture = Box<dyn Future<Output = Result<(), Error>> + Send>;
 pub struct Hooks {
     pub caller: Arc<Caller>,
     pub outbound: Arc<dyn Outbound>,
+    /// What the instance is of.
+    pub calls: Calls,
 }
 
 impl WasiHttpHooks for Hooks {
@@ -67,11 +72,16 @@ impl WasiHttpHooks for Hooks {
         options: Option<RequestOptions>,
         _processed: IoFuture,
     ) -> Box<dyn Future<Output = SendResult> + Send> {
-        let (caller, outbound) = (self.caller.clone(), self.outbound.clone());
+        let (caller, outbound, calls) = (self.caller.clone(), self.outbound.clone(), self.calls);
         let timeouts = timeouts(options.unwrap_or_default());
         Box::new(async move {
             let request = request.map(|body| RequestBody(Some(body)).boxed_unsync());
-            let sent = outbound.send(&caller, request, timeouts);
+            let sent = async move {
+                match calls {
+                    Calls::Alone => outbound.send(&caller, request, timeouts).await,
+                    Calls::Concurrent => send_apart(outbound, caller, request, timeouts).await,
+                }
+            };
             let response = tokio::time::timeout(timeouts.connect + timeouts.first_byte, sent)
                 .await
                 .map_err(|_| Error::HttpResponseTimeout)?
@@ -80,6 +90,78 @@ impl WasiHttpHooks for Hooks {
             let response = response.map(|body| IncomingBody { body, between_bytes, deadline: None }.boxed_unsync());
             Ok((response, Box::new(async { Ok(()) }) as IoFuture))
         })
+    }
+}
+
+/// Sends from a task of its own, which also reads the response: whoever answers may be a guest of this
+/// node, run by whoever asks for the answer, and wasmtime runs no guest of WASI 0.3 within the event loop
+/// of another.
+async fn send_apart(
+    outbound: Arc<dyn Outbound>,
+    caller: Arc<Caller>,
+    request: Request<HttpBody>,
+    timeouts: CallTimeouts,
+) -> Result<Response<HttpBody>, OutboundError> {
+    let (tell, told) = oneshot::channel();
+    let task = tokio::spawn(async move {
+        let (head, mut body) = match outbound.send(&caller, request, timeouts).await {
+            Ok(response) => response.into_parts(),
+            Err(error) => {
+                let _ = tell.send(Err(error));
+                return;
+            }
+        };
+        let (pass, passed) = mpsc::channel(1);
+        if tell.send(Ok((head, body.size_hint(), passed))).is_err() {
+            return;
+        }
+        while let Some(frame) = body.frame().await {
+            if pass.send(frame).await.is_err() {
+                return;
+            }
+        }
+    });
+    let task = AbortOnDrop(task.abort_handle());
+    let ended = || OutboundError::Failed("the host failed while it made the call".to_owned());
+    let (head, size, passed) = told.await.map_err(|_| ended())??;
+    Ok(Response::from_parts(head, Passed { passed, size, _task: task }.boxed_unsync()))
+}
+
+/// Whoever no longer waits for an answer ends the call.
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A response's body as its task passes it on.
+struct Passed {
+    passed: mpsc::Receiver<Result<Frame<Bytes>, BoxError>>,
+    size: SizeHint,
+    _task: AbortOnDrop,
+}
+
+impl Body for Passed {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = self.passed.poll_recv(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &frame {
+            let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
+            // Of an answer whose length is known less is left; of another nothing was known.
+            self.size = self
+                .size
+                .exact()
+                .map_or_else(SizeHint::default, |size| SizeHint::with_exact(size.saturating_sub(bytes)));
+        }
+        frame
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.size
     }
 }
 

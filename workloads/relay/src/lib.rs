@@ -3,11 +3,16 @@
 //! `GET /` greets; `POST /back` answers with what it is sent, as it comes, without reading it; `POST /upper`
 //! reads it and answers in capitals, chunk by chunk; `GET /ticks/N` writes a line every 10 ms, N times;
 //! `GET /both/HOST/HOST` asks two others at the same time and gives both answers; `GET /late` answers, and
-//! goes on with its work afterwards. `GET /spin` never ends, `GET /hog` takes all memory, `GET /trap` fails.
+//! goes on with its work afterwards. `GET /line/HOST/PORT` sends a line there on a socket of its own and gives
+//! back what comes; `GET /bind/A.B.C.D` tells what binding sockets to that address comes to. `GET /spin` never ends, `GET /hog` takes all memory, `GET /trap` fails.
 
 use wasip3::clocks::monotonic_clock::wait_for;
 use wasip3::http::client;
 use wasip3::http::types::{ErrorCode, Fields, Request, Response, Scheme};
+use wasip3::sockets::ip_name_lookup::resolve_addresses;
+use wasip3::sockets::types::{
+    IpAddress, IpAddressFamily, IpSocketAddress, Ipv4Address, Ipv4SocketAddress, TcpSocket, UdpSocket,
+};
 use wasip3::wit_bindgen::{self, FutureReader, StreamReader};
 use wasip3::{wit_future, wit_stream};
 
@@ -33,6 +38,8 @@ impl wasip3::exports::http::handler::Guest for Relay {
             ["ticks", count] => Ok(ticks(count.parse().unwrap_or(1))),
             ["both", one, two] => both(one, two).await,
             ["late"] => Ok(late()),
+            ["line", host, port] => Ok(text(line(host, port.parse().unwrap_or(0)).await)),
+            ["bind", address] => Ok(text(bind(address))),
             ["spin"] => loop {
                 std::hint::black_box(());
             },
@@ -131,4 +138,64 @@ fn late() -> Response {
         println!("done with what was left");
     });
     text("at once\n".to_owned())
+}
+
+/// What the other side of a connection says to a line, and which ends it has.
+async fn line(host: &str, port: u16) -> String {
+    let said = async {
+        let found = resolve_addresses(host.to_owned()).await.map_err(|error| format!("{error:?}"))?;
+        let address = found.into_iter().find_map(|address| match address {
+            IpAddress::Ipv4(address) => Some(address),
+            IpAddress::Ipv6(_) => None,
+        });
+        let address = address.ok_or("no address")?;
+        let failed = |error| format!("{error:?}");
+        let socket = TcpSocket::create(IpAddressFamily::Ipv4).map_err(failed)?;
+        socket.connect(at(address, port)).await.map_err(failed)?;
+        let (mut out, sent) = wit_stream::new();
+        let _sent = socket.send(sent);
+        out.write_all(b"hello over there\n".to_vec()).await;
+        let (mut back, _end) = socket.receive();
+        let mut heard = Vec::new();
+        while !heard.ends_with(b"\n") {
+            let (status, chunk) = back.read(Vec::with_capacity(CHUNK)).await;
+            heard.extend(chunk);
+            if matches!(status, wit_bindgen::StreamResult::Dropped) {
+                break;
+            }
+        }
+        let own = socket.get_local_address().map_err(failed)?;
+        Ok::<_, String>(format!("{} from {}", String::from_utf8_lossy(&heard).trim_end(), shown(own)))
+    };
+    said.await.unwrap_or_else(|why| why) + "\n"
+}
+
+fn bind(address: &str) -> String {
+    let address: Vec<u8> = address.split('.').filter_map(|part| part.parse().ok()).collect();
+    let [a, b, c, d] = address[..] else { return "that is no address\n".to_owned() };
+    let tcp = TcpSocket::create(IpAddressFamily::Ipv4).and_then(|socket| {
+        socket.bind(at((a, b, c, d), 0))?;
+        socket.get_local_address()
+    });
+    let udp = UdpSocket::create(IpAddressFamily::Ipv4).and_then(|socket| {
+        socket.bind(at((a, b, c, d), 0))?;
+        socket.get_local_address()
+    });
+    let told = |bound: Result<IpSocketAddress, _>| match bound {
+        Ok(address) => shown(address),
+        Err(error) => format!("{error:?}"),
+    };
+    format!("tcp {}, udp {}\n", told(tcp), told(udp))
+}
+
+fn at(address: Ipv4Address, port: u16) -> IpSocketAddress {
+    IpSocketAddress::Ipv4(Ipv4SocketAddress { address, port })
+}
+
+/// Without the port, which is any.
+fn shown(address: IpSocketAddress) -> String {
+    match address {
+        IpSocketAddress::Ipv4(Ipv4SocketAddress { address: (a, b, c, d), .. }) => format!("{a}.{b}.{c}.{d}"),
+        IpSocketAddress::Ipv6(_) => "an address of version 6".to_owned(),
+    }
 }

@@ -351,5 +351,4 @@ pub fn show(path: &[&str]) -> String {
 }
 
 #[cfg(test)]
-#[path = "set_tests.rs"]
 mod tests;

@@ -1,18 +1,14 @@
 //! A store in a file of one of the pod's volumes.
 //!
-//! The volume is the guest's: it may put links where the host looks for the file, or write into it. So
-//! the way to the file is walked below the volume without following any link, and a file that is no
-//! store, or none any more, is an error of this pod.
+//! A file that is no store, or none any more, is an error of this pod.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
 
 use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
+use rustix::fs::OFlags;
 
-use super::super::super::Mount;
+use super::super::place::Place;
 use super::{Backend, Change, Error, PAGE, Result, check, check_key, incremented};
 
 /// The file, in the directory that the pod names.
@@ -24,61 +20,6 @@ const MAX_FILE_BYTES: u64 = 4 << 30;
 /// redb's own cache of pages; the system has one as well.
 const CACHE_BYTES: usize = 4 << 20;
 
-/// A directory of a volume.
-#[derive(Debug, Clone)]
-pub struct Place {
-    volume: PathBuf,
-    below: Vec<String>,
-}
-
-impl Place {
-    /// Finds the volume that a container sees `directory` on; the error says why there is none.
-    pub fn of(directory: &str, mounts: &[Mount]) -> std::result::Result<Self, String> {
-        let wanted = Path::new(directory);
-        let under = |mount: &&Mount| wanted.strip_prefix(&mount.guest).is_ok();
-        let nearest = mounts.iter().filter(under).max_by_key(|mount| mount.guest.len());
-        let Some(mount) = nearest else {
-            return Err(format!("the key-value store's directory {directory} is on none of the container's volumes"));
-        };
-        if mount.read_only {
-            return Err(format!("the key-value store's directory {directory} is mounted read-only"));
-        }
-        let mut below = Vec::new();
-        for part in wanted.strip_prefix(&mount.guest).unwrap_or(Path::new("")).components() {
-            let Component::Normal(part) = part else {
-                return Err(format!("the key-value store's directory {directory} has `..` in it"));
-            };
-            below.push(part.to_string_lossy().into_owned());
-        }
-        Ok(Self { volume: mount.host.clone(), below })
-    }
-
-    /// As the host calls it.
-    pub fn shown(&self) -> PathBuf {
-        self.below.iter().fold(self.volume.clone(), |path, part| path.join(part))
-    }
-
-    /// Opens the file, made with its directories if need be.
-    fn open(&self) -> std::io::Result<File> {
-        let directory = OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let mut at: OwnedFd = openat(CWD, &self.volume, directory | OFlags::PATH, Mode::empty())?;
-        let stay = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        for part in &self.below {
-            match mkdirat(at.as_fd(), part.as_str(), Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                Err(error) => return Err(error.into()),
-            }
-            at = openat2(at.as_fd(), part.as_str(), directory | OFlags::PATH, Mode::empty(), stay)?;
-        }
-        let create = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = File::from(openat2(at.as_fd(), FILE, create, Mode::from_raw_mode(0o600), stay)?);
-        match file.metadata()?.is_file() {
-            true => Ok(file),
-            false => Err(std::io::Error::other(format!("{FILE} is no file"))),
-        }
-    }
-}
-
 pub struct DurableStore {
     database: Database,
     file: File,
@@ -87,7 +28,8 @@ pub struct DurableStore {
 impl DurableStore {
     /// Opens the store, or makes it; the error says why not.
     pub fn open(place: &Place) -> std::result::Result<Self, String> {
-        let file = place.open().map_err(|error| error.to_string())?;
+        let file = place.directory().and_then(|at| at.file(FILE, OFlags::RDWR | OFlags::CREATE));
+        let file = file.map_err(|error| error.to_string())?;
         let theirs = file.try_clone().map_err(|error| error.to_string())?;
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);

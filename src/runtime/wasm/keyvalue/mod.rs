@@ -26,10 +26,13 @@ use wasmtime::component::{ComponentType, Lift, Lower};
 pub use self::host::add_to_linker;
 use super::super::{KeyValue, Mount, StartError};
 use super::limits::Account;
+use super::place::Place;
 use super::sockets::PodNetwork;
 
 /// The draft that is offered.
 pub const VERSION: &str = "0.2.0-draft";
+/// What it is called to people.
+const STORE: &str = "key-value store";
 /// The longest key, and name of a bucket.
 const MAX_KEY_BYTES: usize = 1024;
 /// The largest value.
@@ -142,7 +145,7 @@ impl Stores {
             }
             KeyValue::Directory(directory) => directory,
         };
-        let place = durable::Place::of(directory, mounts).map_err(StartError::Other)?;
+        let place = Place::of(STORE, directory, mounts).map_err(StartError::Other)?;
         let mut open = self.durable.lock().await;
         if let Some(store) = open.get(&place.shown()).and_then(Weak::upgrade) {
             return Ok(store);
@@ -215,7 +218,7 @@ mod tests {
     #[test]
     fn the_disk_keeps_the_contract_and_the_values() {
         let dir = tempfile::tempdir().unwrap();
-        let place = durable::Place::of("/data/deep/er", &[mount(&dir, false)]).unwrap();
+        let place = Place::of(STORE, "/data/deep/er", &[mount(&dir, false)]).unwrap();
         let store = durable::DurableStore::open(&place).unwrap();
         contract(&store);
         assert!(durable::DurableStore::open(&place).is_err(), "one at a time");
@@ -291,7 +294,7 @@ mod tests {
         let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         std::os::unix::fs::symlink(outside.path(), dir.path().join("out")).unwrap();
         let open = |directory: &str| {
-            let place = durable::Place::of(directory, &[mount(&dir, false)])?;
+            let place = Place::of(STORE, directory, &[mount(&dir, false)])?;
             durable::DurableStore::open(&place).map(drop)
         };
         assert!(open("/data/out").is_err());
@@ -312,7 +315,7 @@ mod tests {
             ("/data/../x", false, "has `..` in it"),
             ("/data", true, "is mounted read-only"),
         ] {
-            let error = durable::Place::of(directory, &[mount(&dir, read_only)]).err().unwrap();
+            let error = Place::of(STORE, directory, &[mount(&dir, read_only)]).err().unwrap();
             assert!(error.contains(why), "{directory}: {error}");
         }
     }

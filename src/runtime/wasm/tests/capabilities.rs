@@ -78,3 +78,39 @@ async fn increments_of_many_calls_are_all_counted() {
     futures::future::join_all((0..20).map(|_| page(&http, "/"))).await;
     assert_eq!(page(&http, "/all").await, "all=20\n");
 }
+
+#[tokio::test]
+async fn objects_are_files_of_a_volume() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bench = Bench::prebuilt("album").await;
+    match bench.sandbox.start(&bench.spec).await {
+        Err(StartError::MissingImport(why)) => {
+            assert!(why.contains("import `wasi:blobstore/") && why.contains("coracle.dev/blobstore"), "{why}");
+        }
+        other => panic!("{:?}", other.err()),
+    }
+    bench.spec.grants.blobstore = Some("/data/blobs".to_owned());
+    bench.spec.mounts = vec![Mount { host: dir.path().to_owned(), guest: "/data".to_owned(), read_only: false }];
+    bench.spec.memory_limit = Some(16 << 20);
+    let (container, http) = bench.start_http().await;
+    let post = |name: &str, bytes: Vec<u8>| {
+        let body = Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed_unsync();
+        http.call(Request::post(format!("http://test/{name}")).body(body).unwrap())
+    };
+    assert_eq!(text(post("a%2Fb.txt", b"hello there".to_vec()).await.unwrap()).await, "kept 11 bytes\n");
+    assert_eq!(page(&http, "/a%2Fb.txt").await, "hello there");
+    assert_eq!(page(&http, "/a%2Fb.txt?from=6").await, "there");
+    assert_eq!(page(&http, "/").await, "a%2Fb.txt 11\nlast 11\n");
+    assert_eq!(std::fs::read(dir.path().join("blobs/album/last")).unwrap(), b"hello there");
+    assert_eq!(http.call(get("/none")).await.unwrap().status(), 404);
+    assert_eq!(container.usage().memory_bytes, 0, "what was held of them is given back");
+    // A file of that size fits on the volume, and not into the container.
+    std::fs::write(dir.path().join("blobs/album/large"), vec![0; 20 << 20]).unwrap();
+    http.call(get("/large")).await.unwrap_err();
+    assert_eq!(exit_of(&container).await.reason, "OOMKilled");
+
+    let (_container, http) = bench.start_http().await;
+    let delete = Request::delete("http://test/").body(get("/").into_body()).unwrap();
+    assert_eq!(http.call(delete).await.unwrap().status(), 200);
+    assert_eq!(page(&http, "/").await, "");
+}

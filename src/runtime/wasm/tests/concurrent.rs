@@ -75,6 +75,35 @@ async fn a_guest_waits_for_several_calls_at_a_time_and_goes_on_after_its_answer(
     assert!(running(&container));
 }
 
+/// Every host is one container of this node.
+struct Near(std::sync::OnceLock<Arc<dyn HttpService>>);
+
+#[async_trait::async_trait]
+impl Outbound for Near {
+    async fn send(
+        &self,
+        _: &Caller,
+        request: Request<HttpBody>,
+        _: CallTimeouts,
+    ) -> Result<Response<HttpBody>, OutboundError> {
+        let near = self.0.get().expect("it has started");
+        near.call(request).await.map_err(|error| OutboundError::Failed(error.to_string()))
+    }
+}
+
+#[tokio::test]
+async fn guests_of_wasi_3_call_each_other_on_one_node() {
+    let near = Arc::new(Near(std::sync::OnceLock::new()));
+    let mut bench = Bench::prebuilt("relay").await;
+    bench.sandbox = HOST.sandbox(SandboxSpec { outbound: near.clone(), ..pod(None) }).await.unwrap();
+    let (container, http) = bench.start_http().await;
+    assert!(near.0.set(http.clone()).is_ok());
+    let both = text(http.call(get("/both/one/two")).await.unwrap()).await;
+    assert_eq!(both, "Hello from WASI 0.3 at pod-1\n".repeat(2));
+    assert_eq!(container.usage().instances, 0);
+    assert!(running(&container));
+}
+
 #[tokio::test]
 async fn limits_hold_for_handlers_of_wasi_3_too() {
     let mut bench = Bench::prebuilt("relay").await;
@@ -103,6 +132,21 @@ async fn limits_hold_for_handlers_of_wasi_3_too() {
     let (container, http) = bench.start_http().await;
     assert!(matches!(http.call(get("/trap")).await, Err(CallError::Failed(_))));
     assert_eq!(exit_of(&container).await.code, 134);
+}
+
+#[tokio::test]
+async fn sockets_of_wasi_3_are_the_pods() {
+    let bench = Bench::prebuilt("relay").await;
+    let (_container, http) = bench.start_http().await;
+    for (path, answer) in [
+        ("/bind/0.0.0.0", "tcp 127.64.0.9, udp 127.64.0.9\n"),
+        ("/bind/127.64.0.9", "tcp 127.64.0.9, udp 127.64.0.9\n"),
+        ("/bind/127.0.0.1", "tcp ErrorCode::AccessDenied, udp ErrorCode::AccessDenied\n"),
+        ("/line/127.64.0.8/80", "ErrorCode::AccessDenied\n"),
+        ("/line/nowhere/80", "ErrorCode::NameUnresolvable\n"),
+    ] {
+        assert_eq!(text(http.call(get(path)).await.unwrap()).await, answer, "{path}");
+    }
 }
 
 #[tokio::test]

@@ -106,6 +106,42 @@ async fn a_snapshot_starts_where_the_initialisation_ended() {
     assert!(why.contains("image \"plain:1\" cannot run: it exports no function `wizer-initialize`"), "{why}");
 }
 
+/// Exports the number that its initialisation left, 1 without one.
+const PROVIDES: &str = r#"(component
+    (core module $m
+      (memory (export "memory") 1)
+      (data (i32.const 0) "\01")
+      (func (export "init") (i32.store (i32.const 0) (i32.const 42)))
+      (func (export "f") (result i32) (i32.load (i32.const 0))))
+    (core instance $i (instantiate $m))
+    (func (export "wizer-initialize") (canon lift (core func $i "init")))
+    (func $f (result u32) (canon lift (core func $i "f")))
+    (instance $c (export "f" (func $f)))
+    (export "a:b/c" (instance $c)))"#;
+
+/// A command that succeeds if it is told 42.
+const ASKS: &str = r#"(component
+    (import "a:b/c" (instance $c (export "f" (func (result u32)))))
+    (core func $f (canon lower (func $c "f")))
+    (core module $m
+      (import "" "f" (func $f (result i32)))
+      (func (export "run") (result i32) (i32.ne (call $f) (i32.const 42))))
+    (core instance $i (instantiate $m (with "" (instance (export "f" (func $f))))))
+    (func $run (result (result)) (canon lift (core func $i "run")))
+    (instance $r (export "run" (func $run)))
+    (export "wasi:cli/run@0.2.0" (instance $r)))"#;
+
+#[tokio::test]
+async fn parts_of_a_composed_program_are_initialised_by_themselves() {
+    let dir = tempfile::tempdir().unwrap();
+    let (main, (name, provider)) = (written(&dir, "asks", ASKS), written(&dir, "provides", PROVIDES));
+    for (snapshot, code) in [(false, 1), (true, 0)] {
+        let parts = [main.clone(), (name.clone(), ImageSource { snapshot, ..provider.clone() })];
+        let bench = Bench::of_source(HOST.compose(&parts).await.unwrap()).await;
+        assert_eq!(exit_of(&bench.start().await).await.code, code, "snapshot: {snapshot}");
+    }
+}
+
 #[tokio::test]
 async fn as_many_instances_as_asked_for_are_ready_before_calls_come() {
     for requests in [1, 2] {
