@@ -40,8 +40,11 @@ pub(super) fn surges(context: &Context<'_>) -> bool {
     limits(context, context.nodes.len()).is_some_and(|(_, surge)| surge > 0)
 }
 
+/// A pod, where there is one.
+type Found<'a> = Option<&'a Arc<Pod>>;
+
 /// The new and the old pod of a node; `None` where there are more, which is not the rollout's to solve.
-fn pair<'a>(context: &Context<'a>, pods: &[&'a Arc<Pod>]) -> Option<(Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>)> {
+fn pair<'a>(context: &Context<'a>, pods: &[&'a Arc<Pod>]) -> Option<(Found<'a>, Found<'a>)> {
     let (mut new, mut old) = (None, None);
     for pod in pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
         let place = if context.is_current(pod) { &mut new } else { &mut old };

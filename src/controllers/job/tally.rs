@@ -125,7 +125,7 @@ impl<'a> Tally<'a> {
             let failed = has_failed(pod, job);
             let succeeded = pods::phase(pod) == "Succeeded";
             let gone = job.metadata.deletion_timestamp.is_some();
-            if !failed && !succeeded && !gone && !(concluded && is_terminating(pod)) {
+            if !(failed || succeeded || gone || (concluded && is_terminating(pod))) {
                 continue;
             }
             if failed && self.is_needed_for_retry(pod, job) {

@@ -81,9 +81,9 @@ pub(super) fn own(context: &Context<'_>, plan: &mut Plan) {
         };
         let of_pod = |owner: &OwnerReference| owner.kind == "Pod" && owner.name == identity::name(context.set, ordinal);
         // The reference to a pod that is gone already is what makes the claim go.
-        owners.retain(|owner| !ours(owner) && !(of_pod(owner) && !condemned));
+        owners.retain(|owner| !ours(owner) && (condemned || !of_pod(owner)));
         match pod {
-            Some(pod) if !owners.iter().any(|owner| of_pod(owner)) => owners.push(reference::<Pod>(pod)),
+            Some(pod) if !owners.iter().any(of_pod) => owners.push(reference::<Pod>(pod)),
             None if deletes(context, "deleted") && !(condemned && deletes(context, "scaled")) => {
                 owners.push(reference(context.set));
             }
