@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench cluster` measures everything; `cargo bench --bench cluster -- heal kill` only
 //! the sections named: `start`, `apply`, `thousand`, `density`, `live`, `neighbour`, `heal`, `kill`,
-//! `requests`. Each starts a cluster of its own, on free ports, in a directory of its own. Nothing is asserted: the goals are printed beside
+//! `crash`, `requests`. Each starts a cluster of its own, on free ports, in a directory of its own. Nothing is asserted: the goals are printed beside
 //! the figures. `requests` needs `wrk` and `wasmtime` on the PATH, and says so when they are missing.
 
 #[path = "cluster/dense.rs"]
@@ -27,6 +27,7 @@ const SECTIONS: &[Section] = &[
     Section { name: "neighbour", run: dense::neighbour },
     Section { name: "heal", run: sections::heal },
     Section { name: "kill", run: sections::kill },
+    Section { name: "crash", run: sections::crash },
     Section { name: "requests", run: sections::requests },
 ];
 

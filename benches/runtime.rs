@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use coracle::runtime::wasm::{WasmConfig, WasmRuntime, digest_of};
 use coracle::runtime::{
-    Container, ContainerSpec, Grants, ImageSource, InstancePolicy, Output, RunState, Runtime as _, Sandbox,
+    Container, ContainerSpec, Grants, ImageSource, InstancePolicy, Isolation, Output, RunState, Runtime as _, Sandbox,
     SandboxSpec, Stream,
 };
 use coracle::wire::{CallTimeouts, Caller, HttpBody, HttpService, Outbound, OutboundError};
@@ -84,6 +84,7 @@ impl Pod {
             hostname: "bench".to_owned(),
             ip: "127.64.0.1".parse().expect("an address"),
             memory_limit: Some(128 << 20),
+            isolation: Isolation::Shared,
             outbound: Arc::new(Nowhere),
         };
         Self { sandbox: host.sandbox(sandbox).await.expect("a sandbox"), spec }

@@ -433,6 +433,7 @@ async fn a_machine_short_of_disk_lets_the_pod_go_whose_log_takes_most() {
     assert_eq!(status.reason.as_deref(), Some("Evicted"));
     let message = status.message.unwrap_or_default();
     assert!(message.starts_with("The node was low on resource: ephemeral-storage. "), "{message}");
+    assert!(cluster.runtime.reclaimed(), "what is kept only to be quick goes before any pod");
     let nodes: Api<Node> = Api::all(cluster.client.clone());
     let node = nodes.get(NODE).await.expect("a node");
     assert_eq!(condition(&node, "DiskPressure"), Some(("True".to_owned(), "KubeletHasDiskPressure".to_owned())));

@@ -231,6 +231,46 @@ pub fn kill() {
     percentiles("node killed to its pods ready elsewhere", times, "goal: p50 ≤ 250");
 }
 
+/// kill -9 of the only node process, which runs 1,000 pods, until each of them has answered again. They are
+/// asked one after the other on new connections, which is part of the figure.
+pub fn crash() {
+    const PODS: i32 = 1000;
+    let dir = scratch();
+    let cluster = Cluster::start(dir.path(), 1, &["manifests/hello.yaml"]);
+    let addresses: Vec<std::net::SocketAddr> = block_on(async {
+        let client = cluster.client().await;
+        let deployments: Api<Deployment> = Api::default_namespaced(client.clone());
+        tokio::time::timeout(PATIENCE, deploy(&deployments, "many", PODS)).await.expect("ready in time");
+        let pods: Api<Pod> = Api::default_namespaced(client);
+        let pods = pods.list(&kube::api::ListParams::default().labels("app=many")).await.expect("pods");
+        let ip = |pod: Pod| pod.status?.pod_ip?.parse::<std::net::IpAddr>().ok();
+        pods.items.into_iter().filter_map(ip).map(|ip| (ip, 8080).into()).collect()
+    });
+    assert_eq!(addresses.len(), PODS as usize, "each has an address");
+    let (mut first, mut all, mut alone) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..7 {
+        settle();
+        settle();
+        let began = Instant::now();
+        addresses.iter().for_each(|pod| assert_eq!(status_of(*pod, "hello", "/"), 200));
+        alone.push(began.elapsed());
+        cluster.kill("node-1");
+        let killed = Instant::now();
+        for (number, pod) in addresses.iter().enumerate() {
+            while status_of(*pod, "hello", "/") != 200 {
+                assert!(killed.elapsed() < PATIENCE, "{pod} never came back");
+            }
+            if number == 0 {
+                first.push(killed.elapsed());
+            }
+        }
+        all.push(killed.elapsed());
+    }
+    percentiles("1,000 pods asked once each, nothing having happened", alone, "");
+    percentiles("host process killed to the first pod's answer", first, "");
+    percentiles("host process killed to the last of 1,000 answers", all, "goal: ≤ 100");
+}
+
 fn on(pod: &Pod, node: &str) -> bool {
     pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node)
 }

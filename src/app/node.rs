@@ -15,6 +15,7 @@ use crate::client;
 use crate::node::{ImageGc, NodeConfig, NodeTls, Thresholds};
 use crate::oci::Trust;
 use crate::runtime::Runtime;
+use crate::runtime::isolated::IsolatingRuntime;
 use crate::runtime::wasm::{WasmConfig, WasmRuntime};
 
 /// What the command line asks of a node.
@@ -45,13 +46,14 @@ pub async fn serve(options: NodeOptions, stop: CancellationToken) -> Result<()> 
         key_pem: member.key_pem.clone(),
     };
     let client = client::from_pem(&options.server, &tls.ca_pem, &tls.cert_pem, &tls.key_pem)?;
+    // The file that is running, even if another has come in its place meanwhile.
+    let own = PathBuf::from("/proc/self/exe");
     let wasm = WasmRuntime::new(WasmConfig {
         cache_dir: Some(options.data_dir.join("cache")),
-        // The file that is running, even if another has come in its place meanwhile.
-        compiler: Some(PathBuf::from("/proc/self/exe")),
+        compiler: Some(own.clone()),
         ..WasmConfig::default()
     })?;
-    let runtimes: Vec<Arc<dyn Runtime>> = vec![Arc::new(wasm)];
+    let runtimes: Vec<Arc<dyn Runtime>> = vec![Arc::new(IsolatingRuntime::new(wasm, own))];
     let config = NodeConfig {
         name: options.name,
         data_dir: options.data_dir,

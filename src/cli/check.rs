@@ -1,5 +1,7 @@
 //! `coracle check`.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, bail};
 
 use super::artifact::{Account, fetch, size};
@@ -21,7 +23,7 @@ pub fn run(args: Args) -> Result<()> {
         let module = fetch(place, &args.account).await?;
         let refused = |why: String| anyhow::anyhow!("{place} will not run here: {why}");
         let found = inspect(&module.bytes).map_err(refused)?;
-        let verdict = check(&found)?;
+        let verdict = check(&found, Some(PathBuf::from("/proc/self/exe"))).await?;
         println!("kind:    {}", found.kind);
         println!("memory:  {} at start; a lower limit ends it before it begins", size(found.memory_bytes));
         println!("imports: {}", found.imports.len());

@@ -12,6 +12,7 @@ pub mod connect;
 pub mod delete;
 pub mod describe;
 pub mod get;
+pub mod guest_worker;
 mod image_gc;
 pub mod inspect;
 pub mod logs;
@@ -66,6 +67,8 @@ pub enum Command {
     Completion(completion::Args),
     #[command(hide = true)]
     CompileModule(compile_module::Args),
+    #[command(hide = true)]
+    GuestWorker(guest_worker::Args),
 }
 
 impl Command {
@@ -89,6 +92,7 @@ impl Command {
             Self::Version(args) => version::run(args),
             Self::Completion(args) => completion::run(args),
             Self::CompileModule(args) => compile_module::run(args),
+            Self::GuestWorker(args) => guest_worker::run(args),
         }
     }
 }

@@ -32,6 +32,14 @@ impl Kind for CSINode {
         &INFO
     }
 
+    /// No drivers are written as upstream writes them.
+    fn default(&self, object: &mut Value) {
+        let spec = super::meta::object_mut(object, "spec");
+        if spec.get("drivers").is_none_or(super::meta::is_empty) {
+            spec.insert("drivers".to_owned(), Value::Null);
+        }
+    }
+
     fn validate(&self, object: &Value) -> Errors {
         let mut errors = Errors::default();
         let mut seen: Vec<&str> = Vec::new();

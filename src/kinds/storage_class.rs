@@ -86,14 +86,13 @@ impl Kind for StorageClass {
     fn validate_update(&self, new: &Value, old: &Value) -> Errors {
         let mut errors = self.validate(new);
         let (new, old) = (Field::root(new), Field::root(old));
-        for name in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
-            if name == "parameters" || name == "reclaimPolicy" {
-                if !meta::same(new.get(name).value, old.get(name).value) {
-                    errors.forbidden(&new.get(name), format!("updates to {name} are forbidden."));
-                }
-            } else {
-                meta::immutable(&mut errors, &new.get(name), &old.get(name));
+        for name in ["parameters", "reclaimPolicy"] {
+            if !meta::same(new.get(name).value, old.get(name).value) {
+                errors.forbidden(&new.get(name), format!("updates to {name} are forbidden."));
             }
+        }
+        for name in ["provisioner", "volumeBindingMode"] {
+            meta::immutable(&mut errors, &new.get(name), &old.get(name));
         }
         errors
     }

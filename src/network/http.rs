@@ -23,9 +23,9 @@ use super::balance;
 use super::dial::Dialer;
 use super::headers::{self, UNDELIVERED};
 use super::local::Found;
-use super::replay::{Lent, Tape};
 use super::seek::{Directory, NotFound};
 use super::table::{Endpoint, ServicePort};
+use crate::wire::replay::{Lent, Tape};
 use crate::wire::{CallError, HttpBody, HttpService};
 
 /// Shorter than servers keep idle connections, so that they are not closed under a request.

@@ -19,7 +19,6 @@ mod local;
 mod outbound;
 mod outside;
 mod pods;
-mod replay;
 mod route;
 mod seek;
 mod serve;

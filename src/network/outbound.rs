@@ -88,7 +88,7 @@ impl Outbound for Guests {
         })
     }
 
-    fn route(&self, caller: &Caller, to: SocketAddr, transport: Transport) -> Result<SocketAddr, OutboundError> {
+    async fn route(&self, caller: &Caller, to: SocketAddr, transport: Transport) -> Result<SocketAddr, OutboundError> {
         let allows = |host: &str| self.policy.allows(caller, host);
         route::route(&self.forwarder.directory.table(), caller, to, transport, allows)
     }

@@ -52,6 +52,7 @@ impl Agent {
             () = self.ready() => {}
         }
         self.reserve_addresses();
+        self.context.recovery.expect(self.pods.list().iter().filter(|pod| ran_before(pod)).count());
         self.sweep();
         let mut changes = self.pods.subscribe();
         loop {
@@ -151,6 +152,12 @@ impl Agent {
             self.pods.observe_gone(&handle.key, &uid);
         }
     }
+}
+
+/// Whether the pod ran here, under another process, and is to run again.
+pub fn ran_before(pod: &Pod) -> bool {
+    let has_address = pod.status.as_ref().is_some_and(|status| status.pod_ip.is_some());
+    has_address && !is_over(pod) && pod.metadata.deletion_timestamp.is_none()
 }
 
 fn is_over(pod: &Pod) -> bool {

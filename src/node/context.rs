@@ -19,6 +19,7 @@ use super::machine::Machine;
 use super::objects::Objects;
 use super::plan::{Index, Plan};
 use super::pod::Note;
+use super::recovery::Recovery;
 use super::routes::Routes;
 use super::usage::PodUsage;
 use super::volumes::Volumes;
@@ -54,6 +55,7 @@ pub struct Context {
     pub machine: Machine,
     pub starting: Semaphore,
     pub writing: Semaphore,
+    pub recovery: Recovery,
     pub register: Register,
 }
 

@@ -2,7 +2,8 @@
 //!
 //! What is decided is [`super::pressure`]'s: here the machine is looked at, the Node's conditions are
 //! told, and the pod that was chosen is told to end. One pod goes at a time; the next look shows
-//! whether that was enough.
+//! whether that was enough. Of a full disk, what nobody uses goes before anyone's pod: images that were
+//! pulled, and compiled code.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::{Context, Entry};
 use super::heartbeat::Heartbeat;
+use super::image_gc;
 use super::machine;
 use super::pressure::{Candidate, Seen, Shortage, Signal, Thresholds, choose, message, shortages};
 use crate::reconcile::{EventKind, ObjectKey, Shared};
@@ -42,9 +44,15 @@ pub async fn run(context: Arc<Context>, pods: Shared<Pod>, heartbeat: Arc<Heartb
             short.iter().for_each(|shortage| tell(&context, shortage));
             told = signals;
         }
-        if let Some(shortage) = short.first() {
-            relieve(&context, &pods, shortage).await;
+        let Some(shortage) = short.first() else { continue };
+        let of_the_disk = matches!(shortage.signal, Signal::Disk | Signal::Inodes);
+        if of_the_disk && image_gc::remove_unused(&context, &pods).await > 0 {
+            let disk = machine::disk(&context.config.data_dir);
+            if shortages(&thresholds, &machine::memory(), &disk).iter().all(|left| left.signal != shortage.signal) {
+                continue;
+            }
         }
+        relieve(&context, &pods, shortage).await;
     }
 }
 

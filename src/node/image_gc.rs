@@ -99,11 +99,27 @@ pub async fn run(context: Arc<Context>, pods: Shared<Pod>, shutdown: Cancellatio
             () = tokio::time::sleep(context.config.image_gc.period) => {}
             () = context.images.pulled() => {}
         }
-        collect(&context, &pods).await;
+        let limits = context.config.image_gc;
+        let (wanted, freed) = collect(&context, &pods, move |disk, pulled| excess(disk, pulled, &limits)).await;
+        if freed < wanted {
+            tell_failure(&context, wanted, freed);
+        }
     }
 }
 
-async fn collect(context: &Arc<Context>, pods: &Shared<Pod>) {
+/// Removes all that no pod of the node uses: the disk is so short that otherwise a pod would have to go.
+/// Returns the bytes freed.
+pub async fn remove_unused(context: &Arc<Context>, pods: &Shared<Pod>) -> u64 {
+    collect(context, pods, |_, _| u64::MAX).await.1
+}
+
+/// Removes images until what `wanted` says, of the disk and the bytes of all pulled images, has been
+/// freed. Returns what that was, and what was freed.
+async fn collect(
+    context: &Arc<Context>,
+    pods: &Shared<Pod>,
+    wanted: impl Fn(Disk, u64) -> u64 + Send + 'static,
+) -> (u64, u64) {
     let limits = context.config.image_gc;
     let in_use = context.images.in_use(&named(&pods.list()));
     let (theirs, dir) = (context.clone(), context.config.data_dir.clone());
@@ -111,7 +127,7 @@ async fn collect(context: &Arc<Context>, pods: &Shared<Pod>) {
     let freed = tokio::task::spawn_blocking(move || {
         let images = theirs.images.list_pulled();
         let pulled = images.iter().map(|image| image.bytes).sum();
-        let wanted = excess(Disk::of(&dir)?, pulled, &limits);
+        let wanted = wanted(Disk::of(&dir)?, pulled);
         let mut freed = 0;
         for image in victims(images, &in_use, SystemTime::now(), limits.min_age) {
             if freed >= wanted {
@@ -125,26 +141,28 @@ async fn collect(context: &Arc<Context>, pods: &Shared<Pod>) {
         }
         Some((wanted, freed))
     });
-    let Ok(Some((wanted, mut freed))) = freed.await else { return };
+    let Ok(Some((wanted, mut freed))) = freed.await else { return (0, 0) };
     for runtime in &context.runtimes {
         if freed < wanted {
             freed += runtime.reclaim(&keep, wanted - freed).await;
         }
     }
-    if freed < wanted {
-        let message = format!(
-            "Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found {freed} bytes eligible to free."
-        );
-        tracing::warn!("{message}");
-        let name = context.config.name.clone();
-        let about = core::ObjectReference {
-            kind: Some("Node".into()),
-            uid: Some(name.clone()),
-            name: Some(name),
-            ..core::ObjectReference::default()
-        };
-        context.recorder.record_about(about, EventKind::Warning, "FreeDiskSpaceFailed", &message);
-    }
+    (wanted, freed)
+}
+
+fn tell_failure(context: &Context, wanted: u64, freed: u64) {
+    let message = format!(
+        "Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found {freed} bytes eligible to free."
+    );
+    tracing::warn!("{message}");
+    let name = context.config.name.clone();
+    let about = core::ObjectReference {
+        kind: Some("Node".into()),
+        uid: Some(name.clone()),
+        name: Some(name),
+        ..core::ObjectReference::default()
+    };
+    context.recorder.record_about(about, EventKind::Warning, "FreeDiskSpaceFailed", &message);
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use super::env::{self, Found};
 use super::fields::{limit_millis, limit_units, request_millis};
 use super::grants;
 use super::instances;
+use super::isolation;
 use super::logs::ContainerLog;
 use super::objects::{Lookup, Tracked};
 use super::plan::{Index, Plan};
@@ -28,7 +29,7 @@ use super::termination::{self, LastWords};
 use super::usage::About;
 use super::volumes::{PodVolumes, Sources};
 use crate::oci::Startup;
-use crate::runtime::{Container, ContainerSpec, Image, Mount, Sandbox, SandboxSpec, StartError};
+use crate::runtime::{Container, ContainerSpec, Image, Isolation, Mount, Sandbox, SandboxSpec, StartError};
 use crate::wire::HttpService;
 
 /// Upstream lets a `postStart` hook take for ever; nobody is served by a container that never starts.
@@ -48,7 +49,8 @@ pub async fn prepare(context: &Context, pod: &core::Pod) -> Result<(Surroundings
     let ip = address(context, pod).map_err(sandbox_failed)?;
     let (volumes, sources) =
         context.volumes.mount(&context.fields(pod, ip)).await.map_err(|why| ("FailedMount", why))?;
-    let sandbox = runtime.sandbox(sandbox_spec(context, pod, ip)).await;
+    let isolation = isolation::of(pod).map_err(sandbox_failed)?;
+    let sandbox = runtime.sandbox(sandbox_spec(context, pod, ip, isolation)).await;
     let sandbox = sandbox.map_err(|error| sandbox_failed(format!("Failed to create pod sandbox: {error}")))?;
     Ok((Surroundings { ip, sandbox, volumes: Arc::new(volumes) }, sources))
 }
@@ -62,7 +64,7 @@ fn address(context: &Context, pod: &core::Pod) -> Result<IpAddr, String> {
     context.addresses.allocate(uid).ok_or_else(full)
 }
 
-fn sandbox_spec(context: &Context, pod: &core::Pod, ip: IpAddr) -> SandboxSpec {
+fn sandbox_spec(context: &Context, pod: &core::Pod, ip: IpAddr, isolation: Isolation) -> SandboxSpec {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let meta = &pod.metadata;
     let spec = pod.spec.as_ref();
@@ -76,6 +78,7 @@ fn sandbox_spec(context: &Context, pod: &core::Pod, ip: IpAddr) -> SandboxSpec {
         hostname: spec.and_then(|spec| spec.hostname.clone()).unwrap_or_else(|| text(&meta.name)),
         ip,
         memory_limit: memory.and_then(|memory| u64::try_from(memory.units()).ok()),
+        isolation,
         outbound: context.outbound.clone(),
     }
 }

@@ -30,6 +30,7 @@ mod image_gc;
 mod images;
 mod instances;
 mod ip;
+mod isolation;
 mod launch;
 mod local_images;
 mod log_reader;
@@ -46,6 +47,7 @@ mod pressure;
 mod probes;
 mod pull_secrets;
 mod recover;
+mod recovery;
 mod reference;
 mod routes;
 mod server;
@@ -200,6 +202,7 @@ fn context(
         machine: machine::Machine::new(&config.data_dir),
         starting: Context::starting(),
         writing: Context::writing(),
+        recovery: recovery::Recovery::default(),
         register: Register::default(),
         client,
         config: config.clone(),

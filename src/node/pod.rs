@@ -100,6 +100,8 @@ pub struct Cell {
     streak: u32,
     /// Failures in a row to get it started at all.
     refusals: u32,
+    /// The reason and the words of the last of them, which go on being told while it is tried again.
+    pub refused: Option<(&'static str, String)>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -277,8 +279,15 @@ pub struct Note {
 impl State {
     /// A pod that never ran here.
     pub fn new(plan: &Plan, now: Moment) -> State {
-        let cell =
-            Cell { life: Life::Waiting, restarts: 0, last: None, image_id: String::new(), streak: 0, refusals: 0 };
+        let cell = Cell {
+            life: Life::Waiting,
+            restarts: 0,
+            last: None,
+            image_id: String::new(),
+            streak: 0,
+            refusals: 0,
+            refused: None,
+        };
         State {
             stage: Stage::Preparing { retry: Some(now.at), failures: 0 },
             cells: vec![cell; plan.containers.len()],

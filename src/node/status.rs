@@ -295,7 +295,10 @@ fn present(picture: &Picture<'_>, cell: &Cell, index: usize, id: &dyn Fn(u32) ->
     };
     match &cell.life {
         Life::Waiting if initializing(picture, index) => waiting("PodInitializing", None),
-        Life::Waiting | Life::Starting { .. } => waiting("ContainerCreating", None),
+        Life::Waiting | Life::Starting { .. } => match &cell.refused {
+            Some((reason, message)) => waiting(reason, Some(message.clone())),
+            None => waiting("ContainerCreating", None),
+        },
         Life::BackOff { reason, message, .. } => waiting(reason, Some(message.clone())),
         Life::Running(running) => core::ContainerState {
             running: Some(core::ContainerStateRunning { started_at: Some(time(running.started_at)) }),

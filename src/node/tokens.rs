@@ -3,6 +3,7 @@
 //! An API server that has no `serviceaccounts/token` is asked again only now and then; its pods get
 //! their volume without the token file, with what else belongs in it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,10 @@ const ASK_AGAIN: Duration = Duration::from_secs(60);
 pub struct Tokens {
     client: kube::Client,
     none_until: Mutex<Option<Instant>>,
+    /// Held by who asks first whether there are tokens at all; a thousand pods that start together wait
+    /// for that one answer.
+    first: tokio::sync::Mutex<()>,
+    some: AtomicBool,
 }
 
 #[derive(Deserialize)]
@@ -34,17 +39,28 @@ struct TokenStatus {
 
 impl Tokens {
     pub fn new(client: kube::Client) -> Tokens {
-        Tokens { client, none_until: Mutex::default() }
+        Tokens {
+            client,
+            none_until: Mutex::default(),
+            first: tokio::sync::Mutex::default(),
+            some: AtomicBool::new(false),
+        }
     }
 
     /// A token for the pod's service account; `None` where the API server gives none.
     pub async fn get(&self, pod: &core::Pod, wish: &TokenWish) -> kube::Result<Option<Bytes>> {
+        let _first = if self.some.load(Ordering::Relaxed) { None } else { Some(self.first.lock().await) };
         let known = *self.none_until.lock().unwrap_or_else(PoisonError::into_inner);
         if known.is_some_and(|until| Instant::now() < until) {
             return Ok(None);
         }
+        // Who waited for the first answer need not make others wait for his.
+        let _first = _first.filter(|_| !self.some.load(Ordering::Relaxed));
         match self.client.request::<TokenAnswer>(request(pod, wish)?).await {
-            Ok(answer) => Ok(Some(Bytes::from(answer.status.token))),
+            Ok(answer) => {
+                self.some.store(true, Ordering::Relaxed);
+                Ok(Some(Bytes::from(answer.status.token)))
+            }
             Err(kube::Error::Api(status)) if matches!(status.code, 403..=405) => {
                 let until = Instant::now() + ASK_AGAIN;
                 *self.none_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);

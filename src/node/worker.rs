@@ -15,12 +15,13 @@ use k8s_openapi::api::core::v1 as core;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::agent::ran_before;
 use super::api;
 use super::context::{Context, Entry, Life as LogLife};
 use super::launch::{self, Kept, Launch, Launched, Surroundings};
 use super::logs::ContainerLog;
 use super::plan::{Index, Plan};
-use super::pod::{Action, Ended, Event, Moment, Refusal, Stage, State, step};
+use super::pod::{Action, Ended, Event, Moment, Note, Refusal, Stage, State, step};
 use super::probes::{self, ProbeKind, Target};
 use super::serving::Gate;
 use super::status::{self, Picture};
@@ -54,9 +55,19 @@ pub struct Worker {
     removing: Removing,
     /// What volumes show of the pod itself has changed.
     relabelled: Arc<Notify>,
+    /// It ran here before and has not been told of yet, nor have those with it.
+    recovering: Option<Recovering>,
     /// It had ended before this process saw it: its status is as it should be, whoever wrote it.
     over_before: bool,
     done: bool,
+}
+
+/// A pod's part in [`super::recovery`].
+#[derive(Default)]
+struct Recovering {
+    arrived: bool,
+    /// Events that wait to be told.
+    notes: Vec<Note>,
 }
 
 /// What belongs to one container, over all its lives.
@@ -120,11 +131,15 @@ impl Worker {
             deletion: None,
             removing: Removing::No,
             relabelled: Arc::new(Notify::new()),
+            recovering: None,
             over_before,
             done: false,
             pod,
         };
         worker.writer.touch(Instant::now());
+        if ran_before(&worker.pod) && !worker.context.recovery.is_over() {
+            worker.recovering = Some(Recovering::default());
+        }
         worker
     }
 
@@ -135,6 +150,7 @@ impl Worker {
         self.hear(first);
         self.step(Event::Tick);
         let mut evictions = self.entry.evictions();
+        let context = self.context.clone();
         while !self.done {
             self.write_if_due();
             let wake = self.wake();
@@ -151,14 +167,32 @@ impl Worker {
                     self.step(Event::Evict { message });
                 }
                 Some(outcome) = self.running.next(), if !self.running.is_empty() => self.take(outcome),
+                () = context.recovery.over(), if self.recovering.is_some() => self.recovered(),
                 () = sleep_until(wake), if wake.is_some() => self.step(Event::Tick),
             }
         }
+        self.arrived();
         self.clean_up().await;
     }
 
+    /// The pod holds up nobody's telling any more.
+    fn arrived(&mut self) {
+        if let Some(recovering) = &mut self.recovering
+            && !std::mem::replace(&mut recovering.arrived, true)
+        {
+            self.context.recovery.arrived();
+        }
+    }
+
+    /// All that ran before runs again, or as good as: now is the time to tell.
+    fn recovered(&mut self) {
+        for note in self.recovering.take().map(|recovering| recovering.notes).unwrap_or_default() {
+            self.context.tell(&self.pod, &note);
+        }
+    }
+
     fn wake(&self) -> Option<Instant> {
-        let write = self.writer.due(self.state.unsettled(Instant::now()));
+        let write = self.writer.due(self.state.unsettled(Instant::now())).filter(|_| self.recovering.is_none());
         [self.state.wake(), write].into_iter().flatten().min()
     }
 
@@ -246,7 +280,10 @@ impl Worker {
             Action::Release => self.release(),
             Action::Remove => self.removing = Removing::Wanted,
             Action::Done => self.done = true,
-            Action::Tell(note) => self.context.tell(&self.pod, &note),
+            Action::Tell(note) => match &mut self.recovering {
+                Some(recovering) => recovering.notes.push(note),
+                None => self.context.tell(&self.pod, &note),
+            },
         }
     }
 
@@ -262,7 +299,10 @@ impl Worker {
                 self.watch_volumes(sources);
                 self.step(Event::Prepared(Ok(())));
             }
-            Outcome::Prepared(Err(why)) => self.step(Event::Prepared(Err(why))),
+            Outcome::Prepared(Err(why)) => {
+                self.step(Event::Prepared(Err(why)));
+                self.arrived();
+            }
             Outcome::Launched { index, run, launched } => self.launched(index, run, *launched),
             Outcome::Exited { index, run, exit } => self.exited(index, run, exit),
             Outcome::Listening { index, listener } => {
@@ -299,7 +339,10 @@ impl Worker {
     fn launched(&mut self, index: Index, run: u32, launched: Result<Launched, Refusal>) {
         let launched = match launched {
             Ok(launched) => launched,
-            Err(refusal) => return self.step(Event::Refused { index, run, refusal }),
+            Err(refusal) => {
+                self.step(Event::Refused { index, run, refusal });
+                return self.arrived();
+            }
         };
         let image_id = launched.kept.image_id.clone();
         let name = self.plan.containers[index].name.clone();
@@ -318,6 +361,7 @@ impl Worker {
         let last_words = launched.last_words;
         self.spawn(async move { Outcome::Exited { index, run, exit: last_words.of(exit_of(state).await).await } });
         self.step(Event::Started { index, run, image_id });
+        self.arrived();
     }
 
     /// Lets the world call a container that serves HTTP: on its own ports, or on any if it has none.
@@ -455,6 +499,9 @@ impl Worker {
 
     /// Writes the status if it is time, and deletes the object once all has been told.
     fn write_if_due(&mut self) {
+        if self.recovering.is_some() {
+            return;
+        }
         let now = Instant::now();
         if self.writer.due(self.state.unsettled(now)).is_some_and(|due| due <= now) {
             let wanted = self.picture();

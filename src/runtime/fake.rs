@@ -42,13 +42,19 @@ type Script = dyn Fn(&str) -> Behaviour + Send + Sync;
 pub struct FakeRuntime {
     script: Arc<Script>,
     containers: Arc<Mutex<Vec<Arc<FakeContainer>>>>,
+    reclaimed: Arc<AtomicBool>,
 }
 
 impl FakeRuntime {
     /// `script` says, by image reference, how a container of that image behaves. It is asked at each
     /// start, so it may answer differently the second time.
     pub fn new(script: impl Fn(&str) -> Behaviour + Send + Sync + 'static) -> Self {
-        Self { script: Arc::new(script), containers: Arc::default() }
+        Self { script: Arc::new(script), containers: Arc::default(), reclaimed: Arc::default() }
+    }
+
+    /// Whether it was asked to give up what it keeps on disk.
+    pub fn reclaimed(&self) -> bool {
+        self.reclaimed.load(Ordering::SeqCst)
     }
 
     /// Every container serves `ok`.
@@ -97,6 +103,11 @@ impl Runtime for FakeRuntime {
             Behaviour::BadImage(why) => Err(ImageError::Invalid(why)),
             _ => Ok(Arc::new(FakeImage { reference: source.reference.clone(), digest: source.digest.clone() })),
         }
+    }
+
+    async fn reclaim(&self, _keep: &[String], _bytes: u64) -> u64 {
+        self.reclaimed.store(true, Ordering::SeqCst);
+        0
     }
 
     async fn sandbox(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, StartError> {

@@ -3,9 +3,11 @@
 //! The node agent resolves a pod to a [`SandboxSpec`] and [`ContainerSpec`]s; a [`Runtime`] runs each
 //! container once and says how it ended. Whether it runs again is the agent's decision (restart
 //! policy, back-off), so that every runtime heals the same way. [`wasm`] is the shared wasmtime host;
-//! [`fake`] is a runtime whose containers do what a test tells them.
+//! [`isolated`] puts it into worker processes for pods that ask; [`fake`] is a runtime whose containers do
+//! what a test tells them.
 
 pub mod fake;
+pub mod isolated;
 mod toolbox;
 pub mod wasm;
 
@@ -14,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
@@ -47,12 +50,25 @@ pub struct SandboxSpec {
     pub ip: IpAddr,
     /// Bytes that all instances of all containers may hold together; `None`: each container's limit alone.
     pub memory_limit: Option<u64>,
+    pub isolation: Isolation,
     /// The guests' way out.
     pub outbound: Arc<dyn Outbound>,
 }
 
+/// With whom a pod shares the process that runs it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Isolation {
+    /// With all pods of the node that ask for nothing else.
+    #[default]
+    Shared,
+    /// With the pods of its namespace that ask for the same.
+    Namespace,
+    /// With nobody.
+    Pod,
+}
+
 /// A directory that a container sees.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     pub host: PathBuf,
     pub guest: String,
@@ -96,7 +112,7 @@ pub struct ContainerSpec {
 }
 
 /// What a pod asks for beyond files, variables and streams; nothing unless it does.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grants {
     /// A program that knows no HTTP answers calls by CGI, an instance per request.
     pub wagi: bool,
@@ -109,7 +125,7 @@ pub struct Grants {
 }
 
 /// Where a pod's key-value store is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KeyValue {
     /// In memory, as long as the pod is on this node.
     Memory,
@@ -120,7 +136,7 @@ pub enum KeyValue {
 }
 
 /// A Redis server, and who is to be told to it.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Redis {
     pub host: String,
     pub port: u16,
@@ -137,7 +153,7 @@ impl std::fmt::Debug for Redis {
 }
 
 /// How the instances of an HTTP container are made, kept and bounded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstancePolicy {
     /// Requests that one instance answers, one after the other, before it is thrown away. 1: each
     /// request has an instance of its own, so that nothing of one call is left for the next.
@@ -191,7 +207,7 @@ pub struct Exit {
 }
 
 /// What a container has used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Processor time of the guest and of the host's work on its behalf.
     pub cpu: Duration,

@@ -6,10 +6,12 @@
 mod apply;
 mod cli;
 mod compile;
+mod corpus;
 mod faults;
 mod guests;
 mod harness;
 mod healing;
+mod isolation;
 mod kinds;
 mod kubectl;
 mod languages;

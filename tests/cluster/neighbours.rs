@@ -23,19 +23,35 @@ const LOGS: &str = r#"(module
     (i32.store (i32.const 4) (i32.const 33))
     (loop (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))) (br 0))))"#;
 
+/// Opens a file again and again and closes none; ends well if two thousand can be held.
+const HANDLES: &str = r#"(module
+  (import "wasi_snapshot_preview1" "path_open"
+    (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 16) "file")
+  (func (export "_start") (local $held i32)
+    (loop $more
+      (if (i32.eqz (call $open (i32.const 3) (i32.const 0) (i32.const 16) (i32.const 4) (i32.const 1)
+          (i64.const 64) (i64.const 0) (i32.const 0) (i32.const 0)))
+        (then
+          (local.set $held (i32.add (local.get $held) (i32.const 1)))
+          (if (i32.gt_u (local.get $held) (i32.const 2000)) (then (return)))))
+      (br $more))))"#;
+
 /// How often each hostile path is asked for.
 const ROUNDS: usize = 12;
 
 fn pod(name: &str, memory: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  containers:\n  - {{name: c, image: {name}, \
-         resources: {{limits: {{memory: {memory}}}}}}}\n"
+         resources: {{limits: {{memory: {memory}}}}}, volumeMounts: [{{name: v, mountPath: /v}}]}}\n  volumes: [{{name: v, \
+         emptyDir: {{}}}}]\n"
     )
 }
 
 fn images() -> tempfile::TempDir {
     let images = tempfile::tempdir().expect("a directory");
-    for (name, text) in [("spin", SPIN), ("tables", TABLES), ("logs", LOGS)] {
+    for (name, text) in [("spin", SPIN), ("tables", TABLES), ("logs", LOGS), ("handles", HANDLES)] {
         std::fs::write(images.path().join(format!("{name}.wat")), text).expect("written");
     }
     for name in ["hello", "faults"] {
@@ -63,7 +79,7 @@ fn hostile_clients(ingress: SocketAddr) -> Vec<TcpStream> {
 }
 
 #[test]
-fn eight_hostile_guests_fail_no_request_of_their_neighbour() {
+fn nine_hostile_guests_fail_no_request_of_their_neighbour() {
     if kubectls().is_empty() {
         return;
     }
@@ -84,7 +100,7 @@ fn eight_hostile_guests_fail_no_request_of_their_neighbour() {
         served(&cluster, host);
     }
     // The host bounds each table by itself; this limit is met before that.
-    for (name, memory) in [("spin", "16Mi"), ("tables", "192Ki"), ("logs", "16Mi")] {
+    for (name, memory) in [("spin", "16Mi"), ("tables", "192Ki"), ("logs", "16Mi"), ("handles", "16Mi")] {
         cluster.apply(&pod(name, memory));
     }
     eventually("the commands to run", PATIENCE, || {
@@ -112,6 +128,9 @@ fn eight_hostile_guests_fail_no_request_of_their_neighbour() {
     );
     assert!(done > ROUNDS, "only {done} requests were made");
 
+    let handles = cluster.get(&["pod", "handles"])["status"]["containerStatuses"][0]["lastState"].clone();
+    let message = handles["terminated"]["message"].as_str().unwrap_or_default();
+    assert!(message.starts_with("resource table has no free keys"), "it holds as many as it wants: {handles}");
     eventually("the flood to be told", Duration::from_secs(30), || {
         let log = cluster.kubectl(&["logs", "logs", "--tail=30000"]);
         let told = log.contains("bytes of output in") && log.contains("lines were dropped here]");

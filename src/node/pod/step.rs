@@ -189,7 +189,7 @@ impl Step<'_> {
         };
         let started = container.startup.is_none();
         cell.image_id = image_id;
-        cell.refusals = 0;
+        (cell.refusals, cell.refused) = (0, None);
         cell.life = Life::Running(Running {
             since: now.at,
             started_at: now.wall,
@@ -234,7 +234,9 @@ impl Step<'_> {
             self.tell(Some(index), true, "Failed", format!("Error: {told}"));
             (refusal.reason, refusal.message)
         };
-        self.state.cells[index].life = Life::BackOff { until, again: false, reason, message };
+        let cell = &mut self.state.cells[index];
+        cell.refused = Some((reason, message.clone()));
+        cell.life = Life::BackOff { until, again: false, reason, message };
         self.stop_next();
     }
 
@@ -337,7 +339,7 @@ impl Step<'_> {
             // What kept it from starting may be gone with the change.
             Life::BackOff { until, .. } => {
                 *until = self.now.at;
-                (cell.streak, cell.refusals) = (0, 0);
+                (cell.streak, cell.refusals, cell.refused) = (0, 0, None);
             }
             _ => {}
         }

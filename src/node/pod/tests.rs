@@ -242,6 +242,7 @@ fn an_image_that_cannot_be_had_is_tried_again() {
     story.step(Event::Refused { index: 0, run: 0, refusal: refusal(RefusalKind::Image, "ErrImagePull") });
     assert_eq!(story.waiting(0), "ErrImagePull");
     assert_eq!(launches(&story.later(Duration::from_secs(1))), [0]);
+    assert_eq!(story.waiting(0), "ErrImagePull", "what is in the way is told while it is tried again");
     let again = Event::Refused { index: 0, run: 0, refusal: refusal(RefusalKind::Image, "ErrImagePull") };
     assert_eq!(told(&story.step(again)), ["BackOff", "Failed"]);
     assert_eq!((story.waiting(0).as_str(), story.phase().as_str()), ("ImagePullBackOff", "Pending"));

@@ -13,13 +13,14 @@ use wasmparser::{CanonicalFunction, CanonicalOption, Parser, Payload};
 
 use super::super::{ImageError, ImageSource};
 use super::engine::Calls;
+use super::life::bounded;
 use super::snapshot;
 
 /// The largest module read. Real ones have a few MiB; compiling takes memory of many times the size.
 pub const MAX_MODULE_BYTES: u64 = 128 << 20;
 
 /// What a file holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Form {
     /// A core module (WASI 0.1).
     Module,
@@ -126,9 +127,9 @@ pub fn digest_of(bytes: &[u8]) -> String {
     })
 }
 
-/// The error for an image that is no use, naming it.
+/// The error for an image that is no use, naming it. A module may have names of any length.
 pub fn invalid(reference: &str, why: impl std::fmt::Display) -> ImageError {
-    ImageError::Invalid(format!("image {reference:?} cannot run: {why}"))
+    ImageError::Invalid(bounded(format!("image {reference:?} cannot run: {why}")))
 }
 
 /// What the bytes are, or in plain words why they are not WebAssembly.

@@ -34,6 +34,8 @@ const MAX_CPU_SECONDS: u64 = 300;
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// Threads of one child: more of them need address space of their own, and gain little on one module.
 const THREADS: usize = 4;
+/// Compiled code of one module: the node holds it in memory, twice while it loads it.
+const MAX_CODE_BYTES: usize = 256 << 20;
 /// What is read of what a child says.
 const MAX_SAID: u64 = 16 << 10;
 
@@ -179,6 +181,10 @@ fn compile(request: &CompileRequest<'_>) -> Result<(), Failure> {
     let code = compiled.map_err(|error| {
         Failure::Module(invalid(&source.reference, artifact::explain_compile_error(&error)).to_string())
     })?;
+    if code.len() > MAX_CODE_BYTES {
+        let why = format!("compiled, it has {} bytes; at most {MAX_CODE_BYTES} are taken", code.len());
+        return Err(Failure::Module(invalid(&source.reference, why).to_string()));
+    }
     cache.keep(&kept_as(source), form, &code).map_err(|error| unable("cannot write to the cache", &error))
 }
 

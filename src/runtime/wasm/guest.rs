@@ -35,6 +35,9 @@ use crate::wire::{Caller, Outbound};
 
 /// Resources (streams, bodies, headers, files) that one instance may hold at a time.
 const MAX_RESOURCES: usize = 8192;
+/// Files that an instance of a core module may hold open: each is one of the host's process, which has to
+/// have some left for everybody. As many as a process may usually open.
+const MAX_CORE_FILES: usize = 1024;
 /// Random bytes for one call.
 const MAX_RANDOM_BYTES: u64 = 1 << 20;
 
@@ -178,7 +181,9 @@ impl Surroundings {
         let call_env = self.set_streams(&mut builder, io);
         builder.args(&self.args).envs(&environment(&self.env, &call_env));
         open_mounts(&mut builder, &self.mounts)?;
-        Ok(CoreGuest { wasi: builder.build_p1(), limiter: self.limiter() })
+        let mut wasi = builder.build_p1();
+        wasi.ctx().table.set_max_capacity(MAX_CORE_FILES);
+        Ok(CoreGuest { wasi, limiter: self.limiter() })
     }
 
     /// Sets the streams; returns the variables of the call, where there is one.

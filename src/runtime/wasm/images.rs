@@ -18,13 +18,13 @@ use tokio::sync::{OnceCell, oneshot};
 use wasmtime::Module;
 use wasmtime::component::Component;
 
-use super::super::{Image, ImageError, ImageSource};
+use super::super::{Image, ImageError, ImageSource, StartError};
 use super::artifact::{self, Form, invalid};
 use super::cache::AotCache;
 use super::compiler::{Compiler, Outcome};
 use super::compose::{self, Shelf};
 use super::engine::Calls;
-use super::life::Host;
+use super::life::{Host, bounded};
 use super::linker::{LinkError, Linkers, Program};
 use super::shares::Shares;
 
@@ -41,6 +41,8 @@ pub struct WasmImage {
     digest: String,
     /// Where it is run.
     pub host: Arc<Host>,
+    /// [`kept_as`].
+    name: String,
     /// What cannot be linked is an image all the same: the error belongs to the container's start.
     pub program: Result<Program, String>,
 }
@@ -59,6 +61,24 @@ impl Image for WasmImage {
 pub fn kept_as(source: &ImageSource) -> String {
     let ImageSource { digest, snapshot, .. } = source;
     if *snapshot { format!("{digest}{SNAPSHOT}") } else { digest.clone() }
+}
+
+/// The image as this host made it; the error is a container's that cannot start with it.
+pub fn made_here(image: &dyn Image) -> Result<&WasmImage, StartError> {
+    let image = image.as_any().downcast_ref::<WasmImage>();
+    image.ok_or_else(|| StartError::Other("the image was not prepared by this runtime".to_owned()))
+}
+
+impl WasmImage {
+    /// What is run; the error is a container's that cannot start with it.
+    pub fn program(&self) -> Result<&Program, StartError> {
+        self.program.as_ref().map_err(|why| StartError::MissingImport(why.clone()))
+    }
+
+    /// Its name among images of all hosts of this program.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 /// What came of making an image.
@@ -190,6 +210,17 @@ impl Images {
         Ok(ImageSource { reference, path, digest, snapshot: false })
     }
 
+    /// An image of code that another host of this program compiled.
+    pub async fn adopt(&self, source: &ImageSource, form: Form, code: &[u8]) -> Made {
+        let workshop = match form.calls() {
+            Calls::Alone => &self.plain,
+            Calls::Concurrent => self.concurrent().await.map_err(|error| invalid(&source.reference, error))?,
+        };
+        let code = workshop.deserialize(form, code);
+        let code = code.map_err(|error| invalid(&source.reference, format!("{error:#}")))?;
+        workshop.link(source, &code)
+    }
+
     /// Drops compiled code of images that are not in `keep`; returns the bytes freed.
     pub async fn reclaim(&self, keep: &[String], bytes: u64) -> u64 {
         let (plain, concurrent, keep) = (self.plain.clone(), self.concurrent.get().cloned(), keep.to_vec());
@@ -229,6 +260,17 @@ impl Images {
 
     /// Loading takes under a millisecond, so it does not wait behind compilations.
     async fn load_cached(&self, workshop: &Arc<Workshop>, source: &ImageSource) -> Option<Made> {
+        match self.load(workshop, source).await? {
+            Ok(made) => Some(made),
+            Err(why) => {
+                tracing::warn!(image = source.reference, "kept code does not load, compiling anew: {why}");
+                None
+            }
+        }
+    }
+
+    /// What is kept of this image; in words why it does not load.
+    async fn load(&self, workshop: &Arc<Workshop>, source: &ImageSource) -> Option<Result<Made, String>> {
         workshop.cache.as_ref()?;
         let (workshop, source) = (workshop.clone(), source.clone());
         tokio::task::spawn_blocking(move || workshop.load(&source)).await.ok().flatten()
@@ -238,12 +280,15 @@ impl Images {
     async fn compile_in_child(&self, workshop: &Arc<Workshop>, source: &ImageSource) -> Option<Made> {
         let started = std::time::Instant::now();
         let why = match self.child.as_ref()?.compile(source).await {
-            Outcome::Kept => match self.load_cached(workshop, source).await {
-                Some(made) => {
+            Outcome::Kept => match self.load(workshop, source).await {
+                Some(Ok(made)) => {
                     tracing::debug!(image = source.reference, elapsed = ?started.elapsed(), "compiled by a child");
                     return Some(made);
                 }
-                None => "what it wrote cannot be loaded".to_owned(),
+                // Fresh from the compiler, it is the module that goes beyond what instances may have. It is
+                // not to be compiled again, and least of all here.
+                Some(Err(why)) => return Some(Err(invalid(&source.reference, why))),
+                None => "what it wrote cannot be read".to_owned(),
             },
             Outcome::Refused(why) => return Some(Err(ImageError::Invalid(why))),
             Outcome::Unavailable(why) => why,
@@ -282,23 +327,26 @@ impl Workshop {
         Ok(Self { host, linkers, cache })
     }
 
-    fn load(&self, source: &ImageSource) -> Option<Made> {
+    fn load(&self, source: &ImageSource) -> Option<Result<Made, String>> {
         let cache = self.cache.as_ref()?;
         let (form, code) = cache.load(&kept_as(source))?;
-        let engine = &self.host.engine.engine;
-        // SAFETY: the cache only returns bytes that it wrote itself, for this engine, as its MAC proves.
-        let loaded = unsafe {
-            match form {
-                Form::Module => Module::deserialize(engine, &code).map(Code::Module),
-                Form::Component | Form::Concurrent => Component::deserialize(engine, &code).map(Code::Component),
-            }
-        };
-        match loaded.map(|code| self.link(source, &code)) {
-            Ok(made) => Some(made),
+        match self.deserialize(form, &code).map(|code| self.link(source, &code)) {
+            Ok(made) => Some(Ok(made)),
             Err(error) => {
-                tracing::warn!(image = source.reference, "kept code does not load, compiling anew: {error:#}");
                 cache.remove(&kept_as(source));
-                None
+                Some(Err(format!("{error:#}")))
+            }
+        }
+    }
+
+    fn deserialize(&self, form: Form, code: &[u8]) -> wasmtime::Result<Code> {
+        let engine = &self.host.engine.engine;
+        // SAFETY: the cache only returns bytes that it wrote itself, for this engine, as its MAC proves; and
+        // a worker gets its code from the node that started it, of the same program, by a private socket.
+        unsafe {
+            match form {
+                Form::Module => Module::deserialize(engine, code).map(Code::Module),
+                Form::Component | Form::Concurrent => Component::deserialize(engine, code).map(Code::Component),
             }
         }
     }
@@ -331,9 +379,12 @@ impl Workshop {
         let program = match linked {
             Ok(program) => Ok(program),
             Err(LinkError::NothingToRun(why)) => return Err(invalid(&source.reference, why)),
-            Err(LinkError::MissingImport(why)) => Err(format!("image {:?} cannot start: {why}", source.reference)),
+            Err(LinkError::MissingImport(why)) => {
+                Err(bounded(format!("image {:?} cannot start: {why}", source.reference)))
+            }
         };
-        Ok(Arc::new(WasmImage { digest: source.digest.clone(), host: self.host.clone(), program }))
+        let (digest, name, host) = (source.digest.clone(), kept_as(source), self.host.clone());
+        Ok(Arc::new(WasmImage { digest, host, name, program }))
     }
 }
 

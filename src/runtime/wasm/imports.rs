@@ -1,7 +1,5 @@
 //! The interfaces offered to components, and words for imports that none of them serves. Pure.
 
-use std::fmt::Write as _;
-
 use super::{blobstore, config, keyvalue, logging};
 
 /// The versions of the stable interfaces.
@@ -98,7 +96,8 @@ const OFFERS: &[Offer] = &[
     Offer { name: "wasi:keyvalue/store", version: keyvalue::VERSION },
     Offer { name: "wasi:logging/logging", version: logging::VERSION },
 ];
-/// Missing imports listed in one message; the rest are counted.
+/// Missing imports explained in one message. The rest are not even looked at: a module may have a million,
+/// and each explanation compares a name with all that is offered.
 const MAX_LISTED: usize = 5;
 
 /// `None` if the interface is offered; otherwise why not, with what comes nearest.
@@ -132,14 +131,16 @@ pub fn explain_missing_interface(import: &str) -> Option<String> {
     })
 }
 
-/// The first few of what is missing, in one line.
-pub fn listed(missing: &[String]) -> String {
-    let shown = missing.iter().take(MAX_LISTED).map(String::as_str).collect::<Vec<_>>();
+/// The first few of what is missing, in one line; `None` if nothing is.
+pub fn listed(missing: impl Iterator<Item = String>) -> Option<String> {
+    let mut shown: Vec<String> = missing.take(MAX_LISTED + 1).collect();
+    let more = shown.len() > MAX_LISTED;
+    shown.truncate(MAX_LISTED);
     let mut text = shown.join("; ");
-    if missing.len() > MAX_LISTED {
-        let _ = write!(text, "; and {} more", missing.len() - MAX_LISTED);
+    if more {
+        text.push_str("; and more");
     }
-    text
+    (!text.is_empty()).then_some(text)
 }
 
 /// The offered name with the fewest edits, if they are few enough to be a likeness.
@@ -235,7 +236,12 @@ mod tests {
 
     #[test]
     fn long_lists_are_cut() {
-        let many: Vec<String> = (0..9).map(|n| n.to_string()).collect();
-        assert_eq!(listed(&many), "0; 1; 2; 3; 4; and 4 more");
+        let text = |count: usize| listed((0..count).map(|n| n.to_string()));
+        assert_eq!(text(0), None);
+        assert_eq!(text(5).as_deref(), Some("0; 1; 2; 3; 4"));
+        assert_eq!(text(9).as_deref(), Some("0; 1; 2; 3; 4; and more"));
+        // What is not shown is not made.
+        let endless = std::iter::repeat_with(|| "x".to_owned());
+        assert_eq!(listed(endless).as_deref(), Some("x; x; x; x; x; and more"));
     }
 }

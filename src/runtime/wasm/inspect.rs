@@ -2,14 +2,14 @@
 //! run it. Nothing of the module is executed.
 
 use std::fmt;
+use std::path::PathBuf;
 
+use anyhow::Context as _;
 use wasmparser::{ComponentExternalKind, ComponentTypeRef, Parser, Payload};
-use wasmtime::component::Component;
-use wasmtime::{Engine, Module};
 
-use super::artifact::{self, Form};
-use super::engine::{self, Calls};
-use super::linker::{LinkError, Linkers};
+use super::super::ImageSource;
+use super::artifact::{self, Form, digest_of};
+use super::{WasmConfig, WasmRuntime};
 
 const PAGE_BYTES: u64 = 64 << 10;
 /// What a component says it does, and the world that is made for, the first that fits.
@@ -24,6 +24,7 @@ const ENTRIES: &[(&str, &str)] = &[
     ("wasi:http/incoming-handler@", "an HTTP server"),
     ("wasi:cli/run@", "a command"),
     ("_start", "a command"),
+    ("_initialize", "a reactor"),
 ];
 
 /// What a module is.
@@ -157,24 +158,32 @@ pub struct Verdict {
     pub entry: Result<(String, &'static str), String>,
 }
 
-/// Compiles and links the module as a node would, and tells what would come of it.
+/// Compiles and links the module as a node does, and tells what would come of it. `compiler` is this
+/// program's own file, by which it is compiled in a child process ([`super::WasmConfig::compiler`]).
 ///
 /// # Errors
 /// What keeps this machine from compiling anything at all.
-pub fn check(inspection: &Inspection) -> anyhow::Result<Verdict> {
-    let calls = if inspection.kind == Kind::ComponentP3 { Calls::Concurrent } else { Calls::Alone };
-    let engine = Engine::new(&engine::base(calls)).map_err(anyhow::Error::from)?;
-    let linkers = Linkers::new(&engine, calls, super::unlimited_core_guest()).map_err(anyhow::Error::from)?;
-    let linked = match inspection.kind {
-        Kind::Module => Module::new(&engine, &inspection.binary).map(|module| linkers.link_module(&module)),
-        Kind::ComponentP2 | Kind::ComponentP3 => {
-            Component::new(&engine, &inspection.binary).map(|component| linkers.link_component(&component))
-        }
+pub async fn check(inspection: &Inspection, compiler: Option<PathBuf>) -> anyhow::Result<Verdict> {
+    const REFERENCE: &str = "module";
+    let dir = tempfile::tempdir().context("cannot make a directory to compile in")?;
+    let path = dir.path().join(REFERENCE);
+    std::fs::write(&path, &inspection.binary).with_context(|| format!("cannot write {}", path.display()))?;
+    let source =
+        ImageSource { reference: REFERENCE.to_owned(), path, digest: digest_of(&inspection.binary), snapshot: false };
+    let cache_dir = Some(dir.path().join("cache"));
+    let runtime =
+        WasmRuntime::new(WasmConfig { cache_dir, compiler, max_instances: Some(16), ..WasmConfig::default() })?;
+    let told = |verb| format!("image {REFERENCE:?} cannot {verb}: ");
+    let words = |why: &str| {
+        let bare = ["run", "start"].into_iter().find_map(|verb| why.strip_prefix(&told(verb)));
+        bare.unwrap_or(why).to_owned()
     };
-    let entry = match linked {
-        Err(error) => Err(artifact::explain_compile_error(&error)),
-        Ok(Err(LinkError::NothingToRun(why) | LinkError::MissingImport(why))) => Err(why),
-        Ok(Ok(_)) => entry(&inspection.exports).ok_or_else(|| "it exports nothing that is run".to_owned()),
+    let entry = match runtime.images.prepare(&source).await {
+        Err(error) => Err(words(&error.to_string())),
+        Ok(image) => match &image.program {
+            Err(why) => Err(words(why)),
+            Ok(_) => entry(&inspection.exports).ok_or_else(|| "it exports nothing that is run".to_owned()),
+        },
     };
     Ok(Verdict { entry })
 }
@@ -194,19 +203,19 @@ mod tests {
         (import "wasi_snapshot_preview1" "proc_exit" (func (param i32)))
         (memory (export "memory") 3) (func (export "_start")))"#;
 
-    #[test]
-    fn a_module_is_looked_into() {
+    #[tokio::test]
+    async fn a_module_is_looked_into() {
         let found = inspect(COMMAND.as_bytes()).expect("a module");
         assert_eq!(found.kind, Kind::Module);
         assert_eq!(found.imports, ["wasi_snapshot_preview1::proc_exit"]);
         assert_eq!(found.exports, ["memory", "_start"]);
         assert_eq!((found.memory_bytes, found.bytes), (3 * PAGE_BYTES, COMMAND.len() as u64));
         assert!(found.binary.starts_with(b"\0asm") && found.target.is_none());
-        assert_eq!(check(&found).expect("checked").entry, Ok(("_start".to_owned(), "a command")));
+        assert_eq!(check(&found, None).await.expect("checked").entry, Ok(("_start".to_owned(), "a command")));
     }
 
-    #[test]
-    fn a_component_is_looked_into_but_not_what_it_nests() {
+    #[tokio::test]
+    async fn a_component_is_looked_into_but_not_what_it_nests() {
         let text = r#"(component
             (import "acme:billing/ledger@1.0.0" (instance))
             (core module (import "x" "y" (func)) (memory 2) (func (export "inner")))
@@ -218,12 +227,12 @@ mod tests {
         assert_eq!(found.exports, ["wasi:cli/run@0.2.3"]);
         assert_eq!(found.target.as_deref(), Some("wasi:cli/command@0.2.3"));
         assert_eq!(found.memory_bytes, 2 * PAGE_BYTES);
-        let why = check(&found).expect("checked").entry.expect_err("refused");
+        let why = check(&found, None).await.expect("checked").entry.expect_err("refused");
         assert!(why.contains("acme:billing/ledger@1.0.0"), "{why}");
     }
 
-    #[test]
-    fn what_is_no_module_is_refused_in_words() {
+    #[tokio::test]
+    async fn what_is_no_module_is_refused_in_words() {
         let truncated = &wat::parse_str(COMMAND).expect("binary")[..30];
         for (bytes, words) in [
             (&b"\x7fELF"[..], "never accepted"),
@@ -235,7 +244,7 @@ mod tests {
             assert!(why.contains(words), "{why}");
         }
         let library = inspect(b"(module (func (export \"add\")))").expect("a module");
-        let why = check(&library).expect("checked").entry.expect_err("refused");
+        let why = check(&library, None).await.expect("checked").entry.expect_err("refused");
         assert!(why.contains("_start"), "{why}");
     }
 

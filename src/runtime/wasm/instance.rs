@@ -11,7 +11,7 @@ use super::blobstore::BlobStore;
 use super::command::{CommandContainer, Script};
 use super::guest::{Granted, Surroundings};
 use super::http::HttpContainer;
-use super::images::WasmImage;
+use super::images::made_here;
 use super::keyvalue::Stores;
 use super::life::{Ending, Host, KILLED_EXIT_CODE, Life};
 use super::limits::{Account, Limiter, Scope};
@@ -68,10 +68,8 @@ pub fn slot_now(host: &Host) -> Result<OwnedSemaphorePermit, StartError> {
 #[async_trait::async_trait]
 impl Sandbox for WasmSandbox {
     async fn start(&self, spec: &ContainerSpec) -> Result<Arc<dyn Container>, StartError> {
-        let Some(image) = spec.image.as_any().downcast_ref::<WasmImage>() else {
-            return Err(StartError::Other("the image was not prepared by this runtime".to_owned()));
-        };
-        let program = image.program.as_ref().map_err(|why| StartError::MissingImport(why.clone()))?;
+        let image = made_here(&*spec.image)?;
+        let program = image.program()?;
         if let Some(why) = program.denied(&spec.grants) {
             return Err(StartError::MissingImport(why));
         }

@@ -338,7 +338,7 @@ fn explain(error: &wasmtime::Error) -> String {
 }
 
 /// Cut to what fits, at a character's boundary.
-fn bounded(mut message: String) -> String {
+pub fn bounded(mut message: String) -> String {
     if message.len() > MAX_MESSAGE_BYTES {
         let end = message.floor_char_boundary(MAX_MESSAGE_BYTES - 4);
         message.truncate(end);

@@ -4,7 +4,8 @@
 //! grows by minor versions that stay compatible, so any `0.2.x` import is served by the newest one
 //! offered here, and any `0.3.x` likewise. An import that nothing provides is reported by name, with the nearest that is.
 
-use wasmtime::component::{self, Component};
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{self, Component, Type};
 use wasmtime::{Engine, Linker, Module, Store};
 use wasmtime_wasi::p2::bindings::cli::environment;
 use wasmtime_wasi::p3::bindings::cli::environment as environment_3;
@@ -13,6 +14,7 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use super::super::Grants;
+use super::artifact::Form;
 use super::command::RunPre;
 use super::engine::Calls;
 use super::guest::{CoreGuest, Guest, SharedEnvironment, environment_of};
@@ -32,6 +34,8 @@ const ENTRIES: &[(&str, Link)] = &[
     ("wasi:cli/run@0.3.", |pre| p3::bindings::CommandPre::new(pre).map(RunPre::Wasi3).map(Entry::Command)),
     ("wasi:cli/run@0.2.", |pre| p2::bindings::CommandPre::new(pre).map(RunPre::Wasi2).map(Entry::Command)),
 ];
+
+const RUN: &str = "wasi:cli/run@";
 
 type Link = fn(component::InstancePre<Guest>) -> wasmtime::Result<Entry>;
 
@@ -58,6 +62,20 @@ impl Program {
             _ => return None,
         };
         Some(format!("import `{import}` is not granted: the pod has to ask for a store by the annotation {how}"))
+    }
+}
+
+impl Program {
+    /// Its compiled code.
+    pub fn code(&self) -> wasmtime::Result<(Form, Vec<u8>)> {
+        let (form, component) = match &self.entry {
+            Entry::Http(HandlerPre::Incoming(pre)) => (Form::Component, pre.instance_pre().component()),
+            Entry::Http(HandlerPre::Service(pre)) => (Form::Concurrent, pre.instance_pre().component()),
+            Entry::Command(RunPre::Wasi2(pre)) => (Form::Component, pre.instance_pre().component()),
+            Entry::Command(RunPre::Wasi3(pre)) => (Form::Concurrent, pre.instance_pre().component()),
+            Entry::Core(pre) => return Ok((Form::Module, pre.module().serialize()?)),
+        };
+        Ok((form, component.serialize()?))
     }
 }
 
@@ -128,14 +146,17 @@ impl Linkers {
         let ty = component.component_type();
         let exports: Vec<&str> = ty.exports(engine).map(|(name, _)| name).collect();
         let entry = ENTRIES.iter().find(|(prefix, _)| exports.iter().any(|name| name.starts_with(prefix)));
-        let Some((_, link)) = entry else { return Err(LinkError::NothingToRun(nothing_to_run(&exports))) };
-        let missing: Vec<String> = ty.imports(engine).filter_map(|(name, _)| explain_missing_interface(name)).collect();
-        if !missing.is_empty() {
-            return Err(LinkError::MissingImport(listed(&missing)));
+        let Some((prefix, link)) = entry else { return Err(LinkError::NothingToRun(nothing_to_run(&exports))) };
+        if let Some(missing) = listed(ty.imports(engine).filter_map(|(name, _)| explain_missing_interface(name))) {
+            return Err(LinkError::MissingImport(missing));
         }
         let other =
             |error: wasmtime::Error| LinkError::MissingImport(format!("{error:#} (offered: WASI {WASI_VERSIONS})"));
         let pre = self.component.instantiate_pre(component).map_err(other)?;
+        if prefix.starts_with(RUN) && !runs_as_a_command(component, prefix) {
+            let why = "the function `run` of `wasi:cli/run` is not of the type `func() -> result`".to_owned();
+            return Err(LinkError::NothingToRun(why));
+        }
         let first = |package: &str| {
             let mut imports = ty.imports(engine).map(|(name, _)| name);
             imports.find(|name| name.starts_with(package)).map(str::to_owned)
@@ -146,12 +167,10 @@ impl Linkers {
 
     /// Links a core module, which must be a WASI 0.1 command or reactor.
     pub fn link_module(&self, module: &Module) -> Result<Program, LinkError> {
-        let missing: Vec<String> = module
-            .imports()
-            .filter_map(|import| self.explain_missing_function(import.module(), import.name()))
-            .collect();
-        if !missing.is_empty() {
-            return Err(LinkError::MissingImport(listed(&missing)));
+        let missing =
+            module.imports().filter_map(|import| self.explain_missing_function(import.module(), import.name()));
+        if let Some(missing) = listed(missing) {
+            return Err(LinkError::MissingImport(missing));
         }
         // A reactor has no beginning of its own but `_initialize`.
         let runs = [START, INITIALIZE].iter().any(|name| {
@@ -187,6 +206,21 @@ impl Linkers {
             None => format!("{wanted}; offered to core modules is `{CORE_MODULE}` alone"),
         })
     }
+}
+
+/// Whether what is exported as `wasi:cli/run` can be called as such. Nothing else looks at its type before it
+/// is called; one that is missing has words of its own.
+fn runs_as_a_command(component: &Component, prefix: &str) -> bool {
+    let engine = component.engine();
+    let ty = component.component_type();
+    let instance = ty.exports(engine).find(|(name, _)| name.starts_with(prefix)).map(|(_, export)| export.ty);
+    let Some(ComponentItem::ComponentInstance(instance)) = instance else { return true };
+    let Some(ComponentItem::ComponentFunc(run)) = instance.get_export(engine, "run").map(|export| export.ty) else {
+        return true;
+    };
+    let mut results = run.results();
+    let only = matches!(results.next(), Some(Type::Result(result)) if result.ok().is_none() && result.err().is_none());
+    run.params().len() == 0 && only && results.next().is_none()
 }
 
 fn nothing_to_run(exports: &[&str]) -> String {

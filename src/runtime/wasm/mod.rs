@@ -59,6 +59,7 @@ mod wagi;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use self::artifact::Form;
 pub use self::artifact::{MAX_MODULE_BYTES, digest_of};
 pub use self::compiler::{CompileRequest, compile_as_child};
 use self::guest::CoreGuest;
@@ -107,6 +108,36 @@ impl WasmRuntime {
         let images = Images::new(config.max_instances, Arc::new(Shares::new(cores)), cache, compiler)?;
         Ok(Self { images, default_memory_limit: config.default_memory_limit })
     }
+}
+
+/// Between hosts of this program: one compiles, the other runs.
+impl WasmRuntime {
+    /// The compiled code of an image, for [`Self::adopt`]; whether it is a component's. The error is that of
+    /// a container which cannot start with it.
+    pub fn compiled(image: &dyn Image) -> Result<Compiled, StartError> {
+        let program = images::made_here(image)?.program()?;
+        let (form, code) = program.code().map_err(|error| StartError::Other(format!("{error:#}")))?;
+        Ok(Compiled { form, code })
+    }
+
+    /// The name of an image among those of all hosts of this program; its digest alone may be that of two.
+    pub fn name_of(image: &dyn Image) -> Result<&str, StartError> {
+        images::made_here(image).map(images::WasmImage::name)
+    }
+
+    /// An image of compiled code. The code is believed: it must come from [`Self::compiled`].
+    /// Its digest is `name`.
+    pub async fn adopt(&self, reference: &str, name: &str, compiled: &Compiled) -> Result<Arc<dyn Image>, ImageError> {
+        let (reference, digest) = (reference.to_owned(), name.to_owned());
+        let source = ImageSource { reference, path: PathBuf::new(), digest, snapshot: false };
+        Ok(self.images.adopt(&source, compiled.form, &compiled.code).await?)
+    }
+}
+
+/// Compiled code, and what it is of.
+pub struct Compiled {
+    pub form: Form,
+    pub code: Vec<u8>,
 }
 
 /// Only to look at the linker's names; it runs nothing.

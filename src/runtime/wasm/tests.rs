@@ -14,7 +14,8 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Full};
 
 use super::super::{
-    Container, ContainerSpec, Exit, Grants, InstancePolicy, Mount, Output, RunState, Runtime as _, Sandbox, Stream,
+    Container, ContainerSpec, Exit, Grants, InstancePolicy, Isolation, Mount, Output, RunState, Runtime as _, Sandbox,
+    Stream,
 };
 use super::*;
 use crate::wire::{CallError, CallTimeouts, Caller, HttpBody, HttpService, Outbound, OutboundError};
@@ -131,6 +132,7 @@ fn pod(memory_limit: Option<u64>) -> SandboxSpec {
         hostname: "pod-1".to_owned(),
         ip: "127.64.0.9".parse().unwrap(),
         memory_limit,
+        isolation: Isolation::Shared,
         outbound: Arc::new(Echo),
     }
 }

@@ -242,7 +242,12 @@ mod tests {
             Err(OutboundError::Failed("not asked here".to_owned()))
         }
 
-        fn route(&self, _: &Caller, to: SocketAddr, _: Transport) -> std::result::Result<SocketAddr, OutboundError> {
+        async fn route(
+            &self,
+            _: &Caller,
+            to: SocketAddr,
+            _: Transport,
+        ) -> std::result::Result<SocketAddr, OutboundError> {
             if to.port() == 1 { Err(OutboundError::Denied(to.to_string())) } else { Ok(to) }
         }
 

@@ -90,7 +90,9 @@ impl RedisStore {
         let addresses = Handle::current().block_on(self.network.addresses(&self.server.host))?;
         let mut failed = io::Error::new(ErrorKind::NotFound, "its name has no address");
         for address in addresses {
-            match self.network.permitted(SocketAddr::new(address, self.server.port)).and_then(|to| self.connect_to(to))
+            match Handle::current()
+                .block_on(self.network.permitted(SocketAddr::new(address, self.server.port)))
+                .and_then(|to| self.connect_to(to))
             {
                 Ok(connection) => return Ok(connection),
                 Err(error) => failed = error,

@@ -91,7 +91,7 @@ async fn bind_tcp(guest: &mut Guest, socket: Resource<TcpSocket>, asked: SocketA
 
 async fn connect_tcp(guest: &Accessor<Guest>, socket: Resource<TcpSocket>, asked: SocketAddr) -> SocketResult<()> {
     let network = guest.with(|mut store| store.data_mut().sockets().1.network.clone());
-    let to = network.route(asked, Transport::Tcp).map_err(error_code)?;
+    let to = network.route(asked, Transport::Tcp).await.map_err(error_code)?;
     let sockets = guest.with_getter::<WasiSockets>(<Guest as WasiSocketsView>::sockets);
     let again = || Resource::new_borrow(socket.rep());
     let unbound = guest.with(|mut store| {

@@ -117,7 +117,7 @@ fn turn_to_v4(view: &mut WasiSocketsCtxView<'_>, socket: &Resource<TcpSocket>) -
 
 async fn connect_tcp(guest: &mut Guest, (socket, network, to): WithAddress<TcpSocket>) -> SocketResult<()> {
     let (mut view, sockets) = guest.sockets();
-    let to = sockets.network.route(to.into(), Transport::Tcp)?;
+    let to = sockets.network.clone().route(to.into(), Transport::Tcp).await?;
     let source = sockets.network.source_for(to);
     let unbound = HostTcpSocket::local_address(&mut view, again(&socket)).is_err();
     if let Some(local) = source.filter(|_| unbound) {

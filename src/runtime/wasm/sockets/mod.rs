@@ -21,8 +21,10 @@ mod names;
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
 use tokio::sync::Semaphore;
 use wasmtime_wasi::WasiCtxBuilder;
@@ -63,11 +65,12 @@ impl PodNetwork {
     /// Lets wasmtime ask here before any address is used.
     pub fn guard(self: &Arc<Self>, builder: &mut WasiCtxBuilder) {
         let network = self.clone();
-        builder
-            .allow_tcp(true)
-            .allow_udp(true)
-            .allow_ip_name_lookup(false)
-            .socket_addr_check(move |address, usage| Box::pin(std::future::ready(network.permits(address, usage))));
+        builder.allow_tcp(true).allow_udp(true).allow_ip_name_lookup(false).socket_addr_check(move |address, usage| {
+            let network = network.clone();
+            let permits: Pin<Box<dyn Future<Output = bool> + Send>> =
+                Box::pin(async move { network.permits(address, usage).await });
+            Box::pin(Shareable(Mutex::new(permits)))
+        });
     }
 
     fn own(&self) -> IpAddr {
@@ -75,7 +78,7 @@ impl PodNetwork {
     }
 
     /// Whether wasmtime may do this with an address, after all that is done here to it.
-    fn permits(&self, address: SocketAddr, usage: SocketAddrUse) -> bool {
+    async fn permits(&self, address: SocketAddr, usage: SocketAddrUse) -> bool {
         match usage {
             // Who may call this pod is for the network to decide, before it comes here.
             SocketAddrUse::TcpAccept => true,
@@ -88,14 +91,16 @@ impl PodNetwork {
                 address.ip() == self.own() || (address.ip().is_unspecified() && address.port() == 0)
             }
             SocketAddrUse::TcpListen => address.ip() == self.own(),
-            SocketAddrUse::TcpConnect => self.route(address, Transport::Tcp) == Ok(address),
-            SocketAddrUse::UdpSend => self.route(address, Transport::Udp) == Ok(address) || self.has_heard(address),
+            SocketAddrUse::TcpConnect => self.route(address, Transport::Tcp).await == Ok(address),
+            SocketAddrUse::UdpSend => {
+                self.has_heard(address) || self.route(address, Transport::Udp).await == Ok(address)
+            }
         }
     }
 
     /// Where a socket that wants to reach `to` is to be connected.
-    fn route(&self, to: SocketAddr, transport: Transport) -> Result<SocketAddr, ErrorCode> {
-        let routed = self.outbound.route(&self.caller, to, transport);
+    async fn route(&self, to: SocketAddr, transport: Transport) -> Result<SocketAddr, ErrorCode> {
+        let routed = self.outbound.route(&self.caller, to, transport).await;
         match routed {
             Ok(to) => Ok(to),
             Err(OutboundError::Denied(_)) if transport == Transport::Tcp && self.knows(to.ip()) => Ok(to),
@@ -109,8 +114,8 @@ impl PodNetwork {
     }
 
     /// Where the pod's own connection to `to` leads, if it may connect there.
-    pub fn permitted(&self, to: SocketAddr) -> io::Result<SocketAddr> {
-        self.route(to, Transport::Tcp).map_err(|code| refused(&code))
+    pub async fn permitted(&self, to: SocketAddr) -> io::Result<SocketAddr> {
+        self.route(to, Transport::Tcp).await.map_err(|code| refused(&code))
     }
 
     /// What a connection to `to` is bound to, so that the other side sees the pod's address. Nobody
@@ -161,6 +166,17 @@ fn is_outside(ip: IpAddr) -> bool {
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
     };
     !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || link_local)
+}
+
+/// wasmtime wants a future that threads may share, which none needs: whoever polls has it alone.
+struct Shareable<F>(Mutex<F>);
+
+impl<F: Future + Unpin> Future for Shareable<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        Pin::new(self.0.get_mut().unwrap_or_else(PoisonError::into_inner)).poll(cx)
+    }
 }
 
 fn refused(code: &ErrorCode) -> io::Error {
@@ -252,6 +268,8 @@ impl Drop for Sockets {
 
 #[cfg(test)]
 mod tests {
+    use futures::executor::block_on;
+
     use super::*;
     use crate::wire::{CallTimeouts, HttpBody, Named};
 
@@ -269,7 +287,7 @@ mod tests {
             Err(OutboundError::Failed("not asked here".to_owned()))
         }
 
-        fn route(&self, caller: &Caller, to: SocketAddr, _: Transport) -> Result<SocketAddr, OutboundError> {
+        async fn route(&self, caller: &Caller, to: SocketAddr, _: Transport) -> Result<SocketAddr, OutboundError> {
             match to.ip().to_string().as_str() {
                 "127.96.0.1" => Ok("127.64.0.1:8080".parse().unwrap()),
                 "127.64.0.1" | "127.64.0.9" => Ok(to),
@@ -311,7 +329,7 @@ mod tests {
     fn addresses_are_used_only_as_the_node_says() {
         use SocketAddrUse::{TcpAccept, TcpBind, TcpConnect, TcpListen, UdpBind, UdpReceive, UdpSend};
         let network = network();
-        let permits = |address: &str, usage| network.permits(address.parse().unwrap(), usage);
+        let permits = |address: &str, usage| block_on(network.permits(address.parse().unwrap(), usage));
         for usage in [TcpBind, TcpListen, TcpConnect, UdpBind, UdpSend] {
             assert!(permits("127.64.0.9:80", usage), "{usage:?}");
             assert!(!permits("127.64.0.10:80", usage), "{usage:?}");
@@ -336,7 +354,7 @@ mod tests {
     #[test]
     fn what_was_looked_up_may_be_connected_to() {
         let network = network();
-        let route = |to: &str| network.route(to.parse().unwrap(), Transport::Tcp).is_ok();
+        let route = |to: &str| block_on(network.route(to.parse().unwrap(), Transport::Tcp)).is_ok();
         assert!(!route("192.0.2.1:443"));
         network.learn(&["192.0.2.1", "127.0.0.5", "169.254.169.254"].map(|ip| ip.parse().unwrap()));
         assert!(route("192.0.2.1:443"));

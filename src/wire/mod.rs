@@ -10,6 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
+use serde::{Deserialize, Serialize};
+
+pub mod replay;
 
 /// Any error, boxed; what a body fails with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -73,14 +76,14 @@ pub enum OutboundError {
 }
 
 /// What a guest's own socket carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Transport {
     Tcp,
     Udp,
 }
 
 /// What a name stands for to a guest that opens its own sockets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Named {
     pub addresses: Vec<IpAddr>,
     /// Whether the name is of the world outside the cluster, which the pod may then connect to.
@@ -99,8 +102,8 @@ pub trait Outbound: Send + Sync + 'static {
     ) -> Result<Response<HttpBody>, OutboundError>;
 
     /// Where a socket of `caller` that wants to reach `to` is to be connected: a Service's address
-    /// leads to one of its endpoints. An answer leads to itself when asked about again. Must not block.
-    fn route(&self, caller: &Caller, to: SocketAddr, transport: Transport) -> Result<SocketAddr, OutboundError> {
+    /// leads to one of its endpoints. An answer leads to itself when asked about again.
+    async fn route(&self, caller: &Caller, to: SocketAddr, transport: Transport) -> Result<SocketAddr, OutboundError> {
         let Caller { namespace, pod, .. } = caller;
         Err(OutboundError::Denied(format!("pod {namespace}/{pod} may not reach {to} by {transport:?}")))
     }

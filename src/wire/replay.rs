@@ -11,17 +11,17 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::wire::{BoxError, HttpBody};
+use super::{BoxError, HttpBody};
 
 /// Longer bodies are streamed and cannot be taken back once more than this has been read: enough for
 /// what APIs send, little enough for thousands of calls at once.
 const REMEMBERED_BYTES: usize = 64 << 10;
 
 /// The owner's end.
-pub(super) struct Tape(Arc<Mutex<Reel>>);
+pub struct Tape(Arc<Mutex<Reel>>);
 
 /// The borrower's end.
-pub(super) struct Lent(Arc<Mutex<Reel>>);
+pub struct Lent(Arc<Mutex<Reel>>);
 
 struct Reel {
     /// What has been read of `rest`, while it can be read again.
@@ -32,18 +32,18 @@ struct Reel {
 }
 
 impl Tape {
-    pub(super) fn new(body: HttpBody) -> Self {
+    pub fn new(body: HttpBody) -> Self {
         let reel = Reel { read: Vec::new(), read_bytes: 0, rest: Some(body), can_rewind: true };
         Self(Arc::new(Mutex::new(reel)))
     }
 
-    pub(super) fn lend(&self) -> Lent {
+    pub fn lend(&self) -> Lent {
         Lent(self.0.clone())
     }
 
     /// The body from its beginning; `None` when too much of it has been read. What was lent is then at
     /// its end.
-    pub(super) fn rewind(&self) -> Option<HttpBody> {
+    pub fn rewind(&self) -> Option<HttpBody> {
         let mut reel = lock(&self.0);
         let rest = reel.rest.take().filter(|_| reel.can_rewind)?;
         if reel.read.is_empty() {
