@@ -1,7 +1,7 @@
 //! Whether a user may do what a request asks: upstream's 403 where not.
 //!
 //! Asked in this order, and the first that allows decides: the masters' group, the node's own business
-//! ([`nodes`]), the paths that are everybody's, the roles ([`rbac`](super::rbac)). Nothing denies: who is
+//! (`nodes`), the paths that are everybody's, the roles ([`rbac`](super::rbac)). Nothing denies: who is
 //! not allowed by any is refused.
 
 use super::rbac::policy::Policy;

@@ -1,4 +1,4 @@
-//! The three patches: JSON patch, merge patch, strategic merge patch. And [`apply`], which is a patch
+//! The three patches: JSON patch, merge patch, strategic merge patch. And [`mod@apply`], which is a patch
 //! only by its verb.
 //!
 //! A patch is applied to the object as a client would read it, and the result is typed like a request

@@ -254,7 +254,7 @@ fn long_names_and_many_fields_are_no_way_to_keep_a_server_busy() {
     let deep = json!({"fieldsV1": {"x".repeat(200_000): {"y".repeat(200_000): many}}});
     assert!(check(revision, &deep).is_ok());
     let fields = fields_of(revision, &deep).unwrap();
-    assert_eq!(compare(revision, &json!({"fieldsV1": {}}), &deep).unwrap().added.is_empty(), false);
+    assert!(!compare(revision, &json!({"fieldsV1": {}}), &deep).unwrap().added.is_empty());
     assert_eq!(merge::merge(revision, &deep, &deep), Ok(deep));
     assert!(Conflicts::new(&[("m".to_owned(), fields)]).more > 19_000);
     let faults: Map<String, Value> = (0..200_000).map(|n| (format!("k{n}"), json!(1))).collect();
