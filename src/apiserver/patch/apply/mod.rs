@@ -4,7 +4,7 @@
 //! asserted. To apply a configuration is to merge it into the live object ([`merge`]), to take away what
 //! the manager had applied before, applies no more and nobody else owns, and to be refused where it
 //! would change what another manager owns, unless it insists. Every other write takes ownership of
-//! what it changes ([`compare`]), and never fails for it.
+//! what it changes ([`mod@compare`]), and never fails for it.
 //!
 //! Everything here is a pure function over JSON values and the schema table; the time comes in as
 //! text. How the types say what is a list by key, a set or one value is in [`shape`].
