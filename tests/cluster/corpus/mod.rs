@@ -17,7 +17,7 @@ use crate::harness::{Cluster, Options, both, coracle, eventually, kubectls, repo
 use crate::limits::{faults, served};
 
 /// All of them one after the other, on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 fn write(dir: &Path, case: &Case) {
     std::fs::write(dir.join(format!("{}.wasm", case.name)), (case.make)()).expect("written");
