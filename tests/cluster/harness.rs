@@ -231,6 +231,10 @@ fn launch(dir: &Path, api: SocketAddr, ingress: SocketAddr, options: &Options) -
     if let Some(images) = &options.images {
         command.arg("--images").arg(images);
     }
+    // How full the machine's disk happens to be is not what is tested.
+    if !options.args.iter().any(|arg| arg == "--eviction-hard") {
+        command.args(["--eviction-hard", "nodefs.available<1%"]);
+    }
     command.args(&options.args);
     let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("coracle starts");
     let output = Arc::new(Mutex::new(String::new()));
