@@ -167,7 +167,8 @@ pub(super) fn plan(now: Timestamp, view: &View) -> Plan {
         let taints = if taints.is_empty() { json!(null) } else { json!(taints) };
         let body = json!({"metadata": {"resourceVersion": version}, "spec": {"taints": taints}});
         let mut write = Write::patch(&*view.node, "", body);
-        if health != Health::Ready {
+        // One that has never spoken was never ready either.
+        if health != Health::Ready && nodes::ready_condition(&view.node).is_some() {
             let name = view.node.metadata.name.as_deref().unwrap_or_default();
             let message = format!("Node {name} status is now: NodeNotReady");
             let about = view.node.object_ref(&());

@@ -94,6 +94,7 @@ fn a_node_that_has_said_nothing_is_not_unready() {
     silent.status = None;
     let plan = plan(at(0), &view(Arc::new(silent), Vec::new()));
     assert_eq!(plan.steps.len(), 1, "the taint that it was born with goes");
+    assert!(!format!("{:?}", plan.steps).contains("NodeNotReady"), "and it has not lost anything");
 }
 
 #[test]
