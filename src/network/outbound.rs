@@ -25,7 +25,7 @@ pub trait OutboundPolicy: Send + Sync + 'static {
 
     /// Whether an address can be a host outside at all, whatever name leads to it.
     fn is_outside(&self, ip: IpAddr) -> bool {
-        super::outside::is_outside(ip)
+        crate::wire::is_outside(ip)
     }
 }
 

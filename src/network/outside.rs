@@ -34,16 +34,6 @@ const POOL_IDLE_PER_HOST: usize = 16;
 /// Which addresses are outside.
 pub(super) type IsOutside = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
 
-/// What can be an address outside: not the machine's own, nor one that only its link knows.
-pub(super) fn is_outside(ip: IpAddr) -> bool {
-    let ip = ip.to_canonical();
-    let link_local = match ip {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-    !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || link_local)
-}
-
 /// Calls hosts outside. It has decided nothing: whom a pod may call is asked before.
 pub(super) struct Outside {
     is_outside: IsOutside,
@@ -242,29 +232,9 @@ fn explain(host: &str, port: u16, error: &hyper_util::client::legacy::Error) -> 
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_machine_and_its_link_are_not_outside() {
-        let cases = [
-            ("192.0.2.1", true),
-            ("10.0.0.1", true),
-            ("2001:db8::1", true),
-            ("127.0.0.1", false),
-            ("127.64.0.9", false),
-            ("::1", false),
-            ("::ffff:127.0.0.1", false),
-            ("0.0.0.0", false),
-            ("169.254.169.254", false),
-            ("fe80::1", false),
-            ("224.0.0.1", false),
-        ];
-        for (ip, outside) in cases {
-            assert_eq!(is_outside(ip.parse().expect("an address")), outside, "{ip}");
-        }
-    }
-
     #[tokio::test]
     async fn a_name_that_leads_to_the_machine_is_denied() {
-        let outside = Outside::new(Arc::new(is_outside), None);
+        let outside = Outside::new(Arc::new(crate::wire::is_outside), None);
         let denied = outside.addresses("localhost").await;
         assert!(
             matches!(&denied, Err(OutboundError::Denied(why)) if why.contains("localhost leads to this machine")),

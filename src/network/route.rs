@@ -11,9 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 use super::balance::{self, Draw};
 use super::dial;
 use super::outbound::{Destination, EXTERNAL_NAME_HOPS, find_address, is_inside, is_localhost, not_allowed};
-use super::outside::is_outside;
 use super::table::{Resolved, RouteTable, ServiceKind, ServicePort};
-use crate::wire::{Caller, OutboundError, Transport};
+use crate::wire::{Caller, OutboundError, Transport, is_outside};
 
 /// What a host name stands for.
 #[derive(Debug, PartialEq, Eq)]

@@ -113,3 +113,39 @@ pub trait Outbound: Send + Sync + 'static {
         Err(OutboundError::UnknownHost(host.to_owned()))
     }
 }
+
+/// Whether an address can be that of a host outside. A resolver that an outsider controls must not open
+/// this machine's own services, or its link's, to a guest.
+pub fn is_outside(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    let link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || link_local)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_and_its_link_are_not_outside() {
+        let cases = [
+            ("192.0.2.1", true),
+            ("10.0.0.1", true),
+            ("2001:db8::1", true),
+            ("127.0.0.1", false),
+            ("127.64.0.9", false),
+            ("::1", false),
+            ("::ffff:127.0.0.1", false),
+            ("0.0.0.0", false),
+            ("169.254.169.254", false),
+            ("fe80::1", false),
+            ("224.0.0.1", false),
+        ];
+        for (ip, outside) in cases {
+            assert_eq!(is_outside(ip.parse().expect("an address")), outside, "{ip}");
+        }
+    }
+}

@@ -33,7 +33,7 @@ use wasmtime_wasi::sockets::SocketAddrUse;
 
 pub use self::concurrent::add_to_linker as add_concurrent_to_linker;
 pub use self::host::add_to_linker;
-use crate::wire::{Caller, Outbound, OutboundError, Transport};
+use crate::wire::{Caller, Outbound, OutboundError, Transport, is_outside};
 
 /// Sockets that the instances of a container hold together, accepted connections among them: each is a
 /// file of the host's process. As many as a process may usually open.
@@ -155,17 +155,6 @@ impl PodNetwork {
         let surplus = learned.len().saturating_sub(MAX_LEARNED);
         learned.drain(..surplus);
     }
-}
-
-/// Whether an address can be that of a host outside. A resolver that an outsider controls must not open
-/// this machine's own services, or its link's, to a guest.
-fn is_outside(ip: IpAddr) -> bool {
-    let ip = ip.to_canonical();
-    let link_local = match ip {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-    !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || link_local)
 }
 
 /// wasmtime wants a future that threads may share, which none needs: whoever polls has it alone.
