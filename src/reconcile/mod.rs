@@ -35,4 +35,4 @@ pub use key::{ObjectKey, owner_uid};
 pub use queue::Queue;
 pub use reconciler::{Plan, Reconciler, Step, execute, run, work};
 pub use shared::{Shared, Watched};
-pub use write::{Action, Note, ResourceType, Write, WriteError, delete_options, reason};
+pub use write::{Action, Note, ResourceType, Write, WriteError, delete_options, note, reason};

@@ -136,6 +136,25 @@ impl Queue<ObjectKey> {
         });
     }
 
+    /// Looks at those of its namespace that want a child that nobody controls.
+    pub fn follow_orphans<C: Watched, K: Watched>(
+        &self,
+        children: &Shared<C>,
+        owners: &Shared<K>,
+        want: impl Fn(&K, &C) -> bool + Send + Sync + 'static,
+    ) {
+        let (queue, owners) = (self.clone(), owners.clone());
+        children.on_change(move |_, child| {
+            let Some(child) = child.filter(|child| owner_uid(child.meta()).is_none()) else { return true };
+            for owner in owners.list_in(child.meta().namespace.as_deref().unwrap_or_default()) {
+                if want(&owner, child) {
+                    queue.add(ObjectKey::of(&*owner));
+                }
+            }
+            true
+        });
+    }
+
     /// Looks at the object of kind `owner_kind` that controls a child that changes.
     pub fn follow_children<K: Watched>(&self, shared: &Shared<K>, owner_kind: &'static str) {
         let queue = self.clone();

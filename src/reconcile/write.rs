@@ -95,6 +95,14 @@ pub struct Note {
     pub message: String,
 }
 
+/// An event about an object.
+pub fn note<K>(about: &K, kind: EventKind, reason: &'static str, message: impl Into<String>) -> Note
+where
+    K: Resource<DynamicType = ()>,
+{
+    Note { about: about.object_ref(&()), kind, reason, message: message.into() }
+}
+
 /// Why a write was not done, sorted by what to do next.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {

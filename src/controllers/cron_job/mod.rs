@@ -17,13 +17,12 @@ use jiff::tz::TimeZone;
 use k8s_openapi::api::batch::v1::{CronJob, CronJobStatus, Job};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kube::Resource;
 use serde_json::json;
 
 use super::claim::controller_reference;
 use super::diff::merge_patch;
 use crate::kinds::cron::{self, Schedule};
-use crate::reconcile::{Cluster, EventKind, Note, ObjectKey, Plan, Queue, Reconciler, Shared, Step, Write};
+use crate::reconcile::{Cluster, EventKind, ObjectKey, Plan, Queue, Reconciler, Shared, Step, Write, note};
 
 /// Annotation of a Job: the moment that it was made for.
 const SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
@@ -102,10 +101,6 @@ fn moment(job: &Job) -> Option<Timestamp> {
     job.metadata.annotations.as_ref()?.get(SCHEDULED)?.parse().ok()
 }
 
-fn note(cron_job: &CronJob, kind: EventKind, reason: &'static str, message: String) -> Note {
-    Note { about: cron_job.object_ref(&()), kind, reason, message }
-}
-
 /// Decides what one CronJob needs.
 pub(super) fn plan(now: Timestamp, view: &View) -> Plan {
     let mut plan = Plan::nothing();
@@ -130,7 +125,7 @@ pub(super) fn plan(now: Timestamp, view: &View) -> Plan {
 fn status(view: &View, old: &CronJobStatus, plan: &mut Plan) -> CronJobStatus {
     let listed: Vec<ObjectReference> = old.active.clone().unwrap_or_default();
     let is_listed = |job: &Job| listed.iter().any(|reference| reference.uid == job.metadata.uid);
-    let tell = |kind, reason, message| Step::Tell(note(&view.cron_job, kind, reason, message));
+    let tell = |kind, reason, message| Step::Tell(note(&*view.cron_job, kind, reason, message));
     let mut new = old.clone();
     let mut active: Vec<ObjectReference> = Vec::new();
     for reference in &listed {

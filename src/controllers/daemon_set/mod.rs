@@ -16,14 +16,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetSpec};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::Resource;
 use serde_json::json;
 
 use super::claim::{self, Claim};
 use super::diff::merge_patch;
 use super::history::History;
 use super::pods::{self, Availability};
-use crate::reconcile::{Cluster, EventKind, Note, ObjectKey, Plan, Queue, Reconciler, Shared, Write};
+use crate::reconcile::{Cluster, ObjectKey, Plan, Queue, Reconciler, Shared, Write, note};
 
 /// Label of a pod and of a revision: the hash of the template that it was made from.
 const HASH: &str = "controller-revision-hash";
@@ -71,20 +70,6 @@ impl DaemonSets {
             true
         });
     }
-
-    fn follow_orphans(&self, queue: &Queue) {
-        let (queue, sets) = (queue.clone(), self.sets.clone());
-        self.pods.on_change(move |_, pod| {
-            if let Some(pod) = pod.filter(|p| crate::reconcile::owner_uid(&p.metadata).is_none()) {
-                for set in sets.list_in(pod.metadata.namespace.as_deref().unwrap_or_default()) {
-                    if selector(&set).is_some_and(|s| pods::matches(&s, pod.metadata.labels.as_ref())) {
-                        queue.add(ObjectKey::of(&*set));
-                    }
-                }
-            }
-            true
-        });
-    }
 }
 
 impl Reconciler for DaemonSets {
@@ -99,7 +84,9 @@ impl Reconciler for DaemonSets {
         queue.follow_children(&self.pods, "DaemonSet");
         queue.follow_children(&self.revisions, "DaemonSet");
         self.follow_nodes(queue);
-        self.follow_orphans(queue);
+        queue.follow_orphans(&self.pods, &self.sets, |set, pod| {
+            selector(set).is_some_and(|s| pods::matches(&s, pod.metadata.labels.as_ref()))
+        });
     }
 
     async fn synced(&self) {
@@ -128,10 +115,6 @@ impl Reconciler for DaemonSets {
 
 fn selector(set: &DaemonSet) -> Option<kube::core::Selector> {
     set.spec.as_ref().and_then(|s| pods::workload_selector(&s.selector))
-}
-
-fn note(set: &DaemonSet, kind: EventKind, reason: &'static str, message: impl Into<String>) -> Note {
-    Note { about: set.object_ref(&()), kind, reason, message: message.into() }
 }
 
 /// What a plan knows besides the view.

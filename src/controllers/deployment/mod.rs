@@ -57,21 +57,6 @@ impl Deployments {
         Self { deployments: cluster.watch(), sets: cluster.watch(), pods: cluster.watch(), failures: Mutex::default() }
     }
 
-    /// A set that nobody controls may belong to any Deployment of its namespace that selects it.
-    fn follow_orphans(&self, queue: &Queue) {
-        let (queue, deployments) = (queue.clone(), self.deployments.clone());
-        self.sets.on_change(move |_, set| {
-            if let Some(set) = set.filter(|s| owner_uid(&s.metadata).is_none()) {
-                for deployment in deployments.list_in(set.metadata.namespace.as_deref().unwrap_or_default()) {
-                    if sets::selects(&deployment, set) {
-                        queue.add(ObjectKey::of(&*deployment));
-                    }
-                }
-            }
-            true
-        });
-    }
-
     /// Recreate waits for the old pods to end, which no set's spec shows.
     fn follow_ended_pods(&self, queue: &Queue) {
         let (queue, sets, deployments) = (queue.clone(), self.sets.clone(), self.deployments.clone());
@@ -104,7 +89,7 @@ impl Reconciler for Deployments {
     fn subscribe(&self, queue: &Queue) {
         queue.follow(&self.deployments);
         queue.follow_children(&self.sets, "Deployment");
-        self.follow_orphans(queue);
+        queue.follow_orphans(&self.sets, &self.deployments, sets::selects);
         self.follow_ended_pods(queue);
     }
 

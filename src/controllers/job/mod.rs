@@ -24,14 +24,13 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::Resource;
 use serde_json::{Value, json};
 
 use super::claim::{self, Claim};
 use super::diff::merge_patch;
 use super::pods;
 use crate::kinds::job::OWN_MANAGER;
-use crate::reconcile::{Cluster, EventKind, Note, ObjectKey, Plan, Queue, Reconciler, Shared, Write, owner_uid};
+use crate::reconcile::{Cluster, ObjectKey, Plan, Queue, Reconciler, Shared, Write, note, owner_uid};
 
 pub(super) const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 /// Index over pods: those with the finalizer and without an owner, by namespace.
@@ -73,19 +72,12 @@ impl Jobs {
         Self { jobs: cluster.watch(), pods }
     }
 
-    /// A pod that nobody controls may belong to a Job that selects it, and must not keep the finalizer.
-    fn follow_orphans(&self, queue: &Queue) {
-        let (queue, jobs) = (queue.clone(), self.jobs.clone());
+    /// A pod that nobody controls must not keep the finalizer.
+    fn follow_left_behind(&self, queue: &Queue) {
+        let queue = queue.clone();
         self.pods.on_change(move |_, pod| {
-            let Some(pod) = pod.filter(|p| owner_uid(&p.metadata).is_none()) else { return true };
-            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-            if has_finalizer(pod) {
-                queue.add(ObjectKey::new(namespace, ""));
-            }
-            for job in jobs.list_in(namespace).iter().filter(|job| spec(job).manual_selector == Some(true)) {
-                if selector(job).is_some_and(|s| pods::matches(&s, pod.metadata.labels.as_ref())) {
-                    queue.add(ObjectKey::of(&**job));
-                }
+            if let Some(pod) = pod.filter(|p| owner_uid(&p.metadata).is_none() && has_finalizer(p)) {
+                queue.add(ObjectKey::new(pod.metadata.namespace.as_deref().unwrap_or_default(), ""));
             }
             true
         });
@@ -102,7 +94,11 @@ impl Reconciler for Jobs {
     fn subscribe(&self, queue: &Queue) {
         queue.follow(&self.jobs);
         queue.follow_children(&self.pods, "Job");
-        self.follow_orphans(queue);
+        queue.follow_orphans(&self.pods, &self.jobs, |job, pod| {
+            spec(job).manual_selector == Some(true)
+                && selector(job).is_some_and(|s| pods::matches(&s, pod.metadata.labels.as_ref()))
+        });
+        self.follow_left_behind(queue);
     }
 
     async fn synced(&self) {
@@ -182,10 +178,6 @@ fn is_true(status: &JobStatus, kind: &str) -> bool {
 /// The condition of this type, if it is true.
 fn condition<'a>(status: &'a JobStatus, kind: &str) -> Option<&'a JobCondition> {
     status.conditions.iter().flatten().find(|c| c.type_ == kind && c.status == "True")
-}
-
-fn note(job: &Job, kind: EventKind, reason: &'static str, message: impl Into<String>) -> Note {
-    Note { about: job.object_ref(&()), kind, reason, message: message.into() }
 }
 
 /// Decides what one Job needs.

@@ -23,7 +23,7 @@ use kube::core::Selector;
 use super::claim::{self, Claim, controller_reference};
 use super::{nodes, pods, rank};
 use crate::reconcile::{
-    Cluster, EventKind, Note, ObjectKey, Plan, Queue, Reconciler, Shared, Watched, Write, WriteError,
+    Cluster, EventKind, ObjectKey, Plan, Queue, Reconciler, Shared, Watched, Write, WriteError, note,
 };
 
 /// Pods created by one plan; the rest follows in the next, so that a huge set does not keep its own
@@ -160,23 +160,6 @@ impl<K: Replicated> ReplicaSets<K> {
         crowd
     }
 
-    /// A pod that nobody controls may belong to any set of its namespace that selects it.
-    fn follow_orphans(&self, queue: &Queue) {
-        let (queue, sets) = (queue.clone(), self.sets.clone());
-        self.pods.on_change(move |_, pod| {
-            let Some(pod) = pod.filter(|p| crate::reconcile::owner_uid(&p.metadata).is_none() && pods::is_active(p))
-            else {
-                return true;
-            };
-            for set in sets.list_in(pod.metadata.namespace.as_deref().unwrap_or_default()) {
-                if selects(&*set, pod) {
-                    queue.add(ObjectKey::of(&*set));
-                }
-            }
-            true
-        });
-    }
-
     /// A node that is lost or comes back concerns every set with a pod on it; so does, for all lost
     /// nodes, the first node that is ready.
     fn follow_nodes(&self, queue: &Queue) {
@@ -211,7 +194,7 @@ impl<K: Replicated> Reconciler for ReplicaSets<K> {
     fn subscribe(&self, queue: &Queue) {
         queue.follow(&self.sets);
         queue.follow_children(&self.pods, K::KIND);
-        self.follow_orphans(queue);
+        queue.follow_orphans(&self.pods, &self.sets, |set, pod| pods::is_active(pod) && selects(set, pod));
         self.follow_nodes(queue);
     }
 
@@ -309,10 +292,6 @@ fn changes_to<K: Replicated>(view: &View<K>, counted: &[&Arc<Pod>]) -> Vec<Write
             .on_failure(note(&*view.set, EventKind::Warning, "FailedDelete", "Error deleting: {error}"))
     };
     surplus.into_iter().map(delete).collect()
-}
-
-fn note<K: Replicated>(set: &K, kind: EventKind, reason: &'static str, message: &str) -> Note {
-    Note { about: set.object_ref(&()), kind, reason, message: message.to_owned() }
 }
 
 /// A pod as the template describes it.

@@ -19,14 +19,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSpec, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec};
-use kube::Resource;
 use serde_json::json;
 
 use super::claim::{self, Claim};
 use super::diff::merge_patch;
 use super::history::{self, History};
 use super::pods::{self, Availability};
-use crate::reconcile::{Cluster, EventKind, Note, ObjectKey, Plan, Queue, Reconciler, Shared, Step, Write};
+use crate::reconcile::{Cluster, EventKind, ObjectKey, Plan, Queue, Reconciler, Shared, Step, Write, note};
 
 /// Label of a pod: the name of the revision that it was made from.
 const REVISION: &str = "controller-revision-hash";
@@ -140,10 +139,6 @@ impl Reconciler for StatefulSets {
 fn spec(set: &StatefulSet) -> &StatefulSetSpec {
     static NONE: std::sync::OnceLock<StatefulSetSpec> = std::sync::OnceLock::new();
     set.spec.as_ref().unwrap_or_else(|| NONE.get_or_init(StatefulSetSpec::default))
-}
-
-fn note(set: &StatefulSet, kind: EventKind, reason: &'static str, message: impl Into<String>) -> Note {
-    Note { about: set.object_ref(&()), kind, reason, message: message.into() }
 }
 
 /// What a plan knows besides the view.

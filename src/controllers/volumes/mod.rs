@@ -18,10 +18,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::Resource;
 
 use super::{nodes, pods};
-use crate::reconcile::{Cluster, EventKind, Note, ObjectKey, Plan, Queue, Reconciler, Shared, Watched};
+use crate::reconcile::{Cluster, ObjectKey, Plan, Queue, Reconciler, Shared, Watched, note};
 
 /// Index over pods: those that have not ended, by the claims that they use (`namespace/claim`).
 const BY_CLAIM: &str = "claim";
@@ -208,8 +207,4 @@ fn claims_of(pod: &Pod) -> Vec<String> {
         (None, None) => None,
     };
     volumes.filter_map(name).collect()
-}
-
-fn note<K: Resource<DynamicType = ()>>(about: &K, kind: EventKind, reason: &'static str, message: &str) -> Note {
-    Note { about: about.object_ref(&()), kind, reason, message: message.to_owned() }
 }
