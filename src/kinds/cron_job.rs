@@ -22,13 +22,7 @@ static INFO: KindInfo = KindInfo {
     categories: &["all"],
     namespaced: true,
     verbs: ALL_VERBS,
-    subresources: &[Subresource {
-        name: "status",
-        group: "",
-        version: "",
-        kind: "CronJob",
-        verbs: &["get", "patch", "update"],
-    }],
+    subresources: &[Subresource::status("CronJob")],
     schema: "io.k8s.api.batch.v1.CronJob",
     storage: "batch/cronjobs",
     storage_version_hash: "sd5LIXh4Fjs=",
@@ -74,14 +68,11 @@ impl Kind for CronJob {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value) {
-        meta::take_from(new, old, "status");
-        let changed = !meta::same(&new["spec"], &old["spec"]);
-        meta::carry_generation(new, old, changed);
+        meta::update_spec(new, old);
     }
 
     fn prepare_status_update(&self, new: &mut Value, old: &Value) {
-        meta::take_from(new, old, "spec");
-        meta::carry_generation(new, old, false);
+        meta::update_status(new, old);
     }
 
     fn validate(&self, object: &Value) -> Errors {
@@ -99,10 +90,7 @@ impl Kind for CronJob {
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        let mut warnings = Vec::new();
-        if old.is_none() {
-            warnings.extend(job::name_warning(text(new, "/metadata/name")));
-        }
+        let mut warnings: Vec<String> = workload::name_warning(new, old).into_iter().collect();
         if text(new, "/spec/schedule").contains("TZ") {
             let note = "spec.schedule: cannot use TZ or CRON_TZ in schedule, use timeZone instead; see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/#unsupported-timezone-specification";
             warnings.push(note.to_owned());

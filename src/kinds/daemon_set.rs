@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::common::{pairs, set_default, set_default_text, text};
+use super::common::{pairs, set_default, set_default_text};
 use super::field::{Errors, Field, Reason, supported_values};
 use super::meta::{self, metadata_mut, object_mut};
 use super::pod::defaults;
 use super::{ALL_VERBS, Column, Kind, KindInfo, Subresource, column};
-use super::{job, names, pod_template, selector, time, workload};
+use super::{pod_template, selector, time, workload};
 
 pub struct DaemonSet;
 
@@ -21,13 +21,7 @@ static INFO: KindInfo = KindInfo {
     categories: &["all"],
     namespaced: true,
     verbs: ALL_VERBS,
-    subresources: &[Subresource {
-        name: "status",
-        group: "",
-        version: "",
-        kind: "DaemonSet",
-        verbs: &["get", "patch", "update"],
-    }],
+    subresources: &[Subresource::status("DaemonSet")],
     schema: "io.k8s.api.apps.v1.DaemonSet",
     storage: "apps/daemonsets",
     storage_version_hash: "dd7pWHUlMKQ=",
@@ -88,8 +82,7 @@ impl Kind for DaemonSet {
     }
 
     fn prepare_status_update(&self, new: &mut Value, old: &Value) {
-        meta::take_from(new, old, "spec");
-        meta::carry_generation(new, old, false);
+        meta::update_status(new, old);
     }
 
     fn validate(&self, object: &Value) -> Errors {
@@ -130,8 +123,7 @@ impl Kind for DaemonSet {
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        let named = old.is_none().then(|| job::name_warning(text(new, "/metadata/name"))).flatten();
-        named.into_iter().chain(pod_template::warnings(new, old)).collect()
+        workload::name_warning(new, old).into_iter().chain(pod_template::warnings(new, old)).collect()
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -175,10 +167,7 @@ fn validate_template(errors: &mut Errors, spec: &Field<'_>) {
     if pod_template::is_well_formed(at.value) && (!at.exists() || !workload::selects(at.value, labels.value)) {
         errors.invalid(&labels, pod_template::NO_MATCH);
     }
-    if at.value.as_object().is_some_and(|map| map.values().all(meta::is_empty)) {
-        let shown = pod_template::selector_text(at.value);
-        errors.push_text(Reason::Invalid, &at.path, shown, "empty selector is invalid for daemonset");
-    }
+    pod_template::validate_selects_some(errors, &at, "daemonset");
     pod_template::validate_template(errors, &template);
     pod_template::validate_runs_for_ever(errors, &template.get("spec"), "DaemonSet");
 }
@@ -191,13 +180,7 @@ fn validate_strategy(errors: &mut Errors, strategy: &Field<'_>) {
         "RollingUpdate" if !rolling.exists() => errors.required(&rolling, ""),
         "RollingUpdate" => validate_rolling(errors, &rolling),
         other => {
-            let inner = match rolling.value {
-                Value::Null => "null".to_owned(),
-                value => {
-                    format!("{{\"MaxUnavailable\":{},\"MaxSurge\":{}}}", value["maxUnavailable"], value["maxSurge"])
-                }
-            };
-            let shown = format!("{{\"Type\":{},\"RollingUpdate\":{inner}}}", Value::from(other));
+            let shown = workload::strategy_text(other, rolling.value);
             let detail = supported_values(&["RollingUpdate", "OnDelete"]);
             errors.push_text(Reason::NotSupported, &strategy.path, shown, detail);
         }
@@ -207,10 +190,7 @@ fn validate_strategy(errors: &mut Errors, strategy: &Field<'_>) {
 fn validate_rolling(errors: &mut Errors, rolling: &Field<'_>) {
     let (unavailable, surge) = (rolling.get("maxUnavailable"), rolling.get("maxSurge"));
     for field in [&unavailable, &surge] {
-        match field.value.as_str() {
-            Some(percent) => errors.invalid_each(field, names::percent(percent)),
-            None => workload::non_negative(errors, field),
-        }
+        workload::count_or_percent(errors, field);
     }
     let (gone, extra) = (workload::int_or_percent(unavailable.value), workload::int_or_percent(surge.value));
     match (gone != 0, extra != 0) {
@@ -219,9 +199,7 @@ fn validate_rolling(errors: &mut Errors, rolling: &Field<'_>) {
         _ => {}
     }
     for field in [&unavailable, &surge] {
-        if field.value.is_string() && workload::int_or_percent(field.value) > 100 {
-            errors.invalid(field, "must not be greater than 100%");
-        }
+        workload::at_most_all(errors, field);
     }
 }
 

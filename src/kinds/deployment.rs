@@ -7,7 +7,7 @@ use super::fill::{object, set_default, set_default_zero};
 use super::meta::{self, object_mut};
 use super::pod::defaults;
 use super::{ALL_VERBS, Column, Kind, KindInfo, ScalePaths, Subresource, column};
-use super::{names, pod_template, time, workload};
+use super::{pod_template, time, workload};
 
 pub struct Deployment;
 
@@ -21,16 +21,7 @@ static INFO: KindInfo = KindInfo {
     categories: &["all"],
     namespaced: true,
     verbs: ALL_VERBS,
-    subresources: &[
-        Subresource {
-            name: "scale",
-            group: "autoscaling",
-            version: "v1",
-            kind: "Scale",
-            verbs: &["get", "patch", "update"],
-        },
-        Subresource { name: "status", group: "", version: "", kind: "Deployment", verbs: &["get", "patch", "update"] },
-    ],
+    subresources: &[Subresource::SCALE, Subresource::status("Deployment")],
     schema: "io.k8s.api.apps.v1.Deployment",
     storage: "apps/deployments",
     storage_version_hash: "8aSe+NMegvE=",
@@ -86,8 +77,7 @@ impl Kind for Deployment {
     }
 
     fn prepare_status_update(&self, new: &mut Value, old: &Value) {
-        meta::take_from(new, old, "spec");
-        meta::carry_generation(new, old, false);
+        meta::update_status(new, old);
         let labels = &old["metadata"]["labels"];
         let metadata = meta::metadata_mut(new);
         match labels.is_null() {
@@ -140,20 +130,12 @@ impl Kind for Deployment {
             &status,
             &["updatedReplicas", "readyReplicas", "availableReplicas"],
         );
-        let collisions = status.get("collisionCount");
-        let before = old["status"]["collisionCount"].as_i64().unwrap_or(0);
-        if collisions.int().unwrap_or(0) < before {
-            errors.invalid_value(&collisions, collisions.int().unwrap_or(0), "cannot be decremented");
-        }
+        workload::no_fewer_collisions(&mut errors, &status, old);
         errors
     }
 
     fn scale(&self) -> Option<ScalePaths> {
-        Some(ScalePaths {
-            spec_replicas: "/spec/replicas",
-            status_replicas: "/status/replicas",
-            selector: "/spec/selector",
-        })
+        Some(ScalePaths::WORKLOAD)
     }
 
     fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
@@ -200,13 +182,7 @@ fn validate_strategy(errors: &mut Errors, strategy: &Field<'_>) {
         "RollingUpdate" if !rolling.exists() => errors.required(&rolling, "this should be defaulted and never be nil"),
         "RollingUpdate" => validate_rolling(errors, &rolling),
         other => {
-            let inner = match rolling.value {
-                Value::Null => "null".to_owned(),
-                value => {
-                    format!("{{\"MaxUnavailable\":{},\"MaxSurge\":{}}}", value["maxUnavailable"], value["maxSurge"])
-                }
-            };
-            let shown = format!("{{\"Type\":{},\"RollingUpdate\":{inner}}}", Value::from(other));
+            let shown = workload::strategy_text(other, rolling.value);
             let detail = supported_values(&["Recreate", "RollingUpdate"]);
             errors.push_text(Reason::NotSupported, &strategy.path, shown, detail);
         }
@@ -216,17 +192,12 @@ fn validate_strategy(errors: &mut Errors, strategy: &Field<'_>) {
 fn validate_rolling(errors: &mut Errors, rolling: &Field<'_>) {
     let (unavailable, surge) = (rolling.get("maxUnavailable"), rolling.get("maxSurge"));
     for field in [&unavailable, &surge] {
-        match field.value.as_str() {
-            Some(text) => errors.invalid_each(field, names::percent(text)),
-            None => workload::non_negative(errors, field),
-        }
+        workload::count_or_percent(errors, field);
     }
     if workload::int_or_percent(unavailable.value) == 0 && workload::int_or_percent(surge.value) == 0 {
         errors.invalid(&unavailable, "may not be 0 when `maxSurge` is 0");
     }
-    if unavailable.value.is_string() && workload::int_or_percent(unavailable.value) > 100 {
-        errors.invalid(&unavailable, "must not be greater than 100%");
-    }
+    workload::at_most_all(errors, &unavailable);
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::common::{list, same, set_default, some_of, text};
+use super::common::{list, set_default, some_of, text};
 use super::field::{Errors, Field};
 use super::{ALL_VERBS, Column, Kind, KindInfo, Subresource, column, meta, names, time};
 
@@ -25,13 +25,7 @@ static INFO: KindInfo = KindInfo {
     categories: &[],
     namespaced: true,
     verbs: ALL_VERBS,
-    subresources: &[Subresource {
-        name: "status",
-        group: "",
-        version: "",
-        kind: "Ingress",
-        verbs: &["get", "patch", "update"],
-    }],
+    subresources: &[Subresource::status("Ingress")],
     schema: "io.k8s.api.networking.v1.Ingress",
     storage: "networking.k8s.io/ingresses",
     storage_version_hash: "39NQlfNR+bo=",
@@ -62,9 +56,7 @@ impl Kind for Ingress {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value) {
-        meta::take_from(new, old, "status");
-        let changed = !same(new, old, "spec");
-        meta::carry_generation(new, old, changed);
+        meta::update_spec(new, old);
     }
 
     fn prepare_status_update(&self, new: &mut Value, old: &Value) {

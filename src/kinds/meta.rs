@@ -81,6 +81,19 @@ pub fn take_from(new: &mut Value, old: &Value, field: &str) {
     };
 }
 
+/// An update of all but the status: a new spec is a new generation.
+pub fn update_spec(new: &mut Value, old: &Value) {
+    take_from(new, old, "status");
+    let changed = !same(&new["spec"], &old["spec"]);
+    carry_generation(new, old, changed);
+}
+
+/// An update of the status: the spec and its generation stay.
+pub fn update_status(new: &mut Value, old: &Value) {
+    take_from(new, old, "spec");
+    carry_generation(new, old, false);
+}
+
 /// Drops the entries that carry nothing: upstream's types leave them out when they write.
 pub fn normalize(object: &mut Value) {
     let metadata = metadata_mut(object);

@@ -109,6 +109,15 @@ pub struct Subresource {
 }
 
 impl Subresource {
+    /// The replicas of a kind that has them.
+    pub const SCALE: Self =
+        Self { name: "scale", group: "autoscaling", version: "v1", kind: "Scale", verbs: &["get", "patch", "update"] };
+
+    /// What is observed of an object of this kind.
+    pub const fn status(kind: &'static str) -> Self {
+        Self { name: "status", group: "", version: "", kind, verbs: &["get", "patch", "update"] }
+    }
+
     /// Whether what comes back is no object: its kind holds the options of a connection.
     pub fn is_stream(&self) -> bool {
         self.kind.ends_with("Options")
@@ -194,6 +203,12 @@ pub struct ScalePaths {
     pub status_replicas: &'static str,
     /// Pointer to a LabelSelector, or to a plain map.
     pub selector: &'static str,
+}
+
+impl ScalePaths {
+    /// Where all workloads have them.
+    pub const WORKLOAD: Self =
+        Self { spec_replicas: "/spec/replicas", status_replicas: "/status/replicas", selector: "/spec/selector" };
 }
 
 /// The rules of one kind. Objects handed in have passed `schema`'s type check: known fields have

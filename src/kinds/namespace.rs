@@ -22,7 +22,7 @@ static INFO: KindInfo = KindInfo {
     verbs: &["create", "delete", "get", "list", "patch", "update", "watch"],
     subresources: &[
         Subresource { name: "finalize", group: "", version: "", kind: "Namespace", verbs: &["update"] },
-        Subresource { name: "status", group: "", version: "", kind: "Namespace", verbs: &["get", "patch", "update"] },
+        Subresource::status("Namespace"),
     ],
     schema: "io.k8s.api.core.v1.Namespace",
     storage: "namespaces",

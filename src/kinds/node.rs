@@ -24,7 +24,7 @@ static INFO: KindInfo = KindInfo {
     verbs: ALL_VERBS,
     subresources: &[
         Subresource { name: "proxy", group: "", version: "", kind: "NodeProxyOptions", verbs: &["get"] },
-        Subresource { name: "status", group: "", version: "", kind: "Node", verbs: &["get", "patch", "update"] },
+        Subresource::status("Node"),
     ],
     schema: "io.k8s.api.core.v1.Node",
     storage: "nodes",

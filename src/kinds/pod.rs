@@ -48,7 +48,7 @@ static INFO: KindInfo = KindInfo {
             kind: "PodPortForwardOptions",
             verbs: &["create", "get"],
         },
-        Subresource { name: "status", group: "", version: "", kind: "Pod", verbs: &["get", "patch", "update"] },
+        Subresource::status("Pod"),
     ],
     schema: "io.k8s.api.core.v1.Pod",
     storage: "pods",
@@ -91,15 +91,12 @@ impl Kind for Pod {
 
     fn prepare_update(&self, new: &mut Value, old: &Value) {
         defaults::service_account(object_mut(new, "spec"));
-        meta::take_from(new, old, "status");
-        let changed = !meta::same(&new["spec"], &old["spec"]);
-        meta::carry_generation(new, old, changed);
+        meta::update_spec(new, old);
     }
 
     /// Owner references stay too: an agent that sends back what it read must not undo an adoption.
     fn prepare_status_update(&self, new: &mut Value, old: &Value) {
-        meta::take_from(new, old, "spec");
-        meta::carry_generation(new, old, false);
+        meta::update_status(new, old);
         let owners = &old["metadata"]["ownerReferences"];
         let metadata = meta::metadata_mut(new);
         match owners.is_null() {

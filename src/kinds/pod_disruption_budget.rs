@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::common::text;
 use super::field::{Errors, Field, Reason};
 use super::meta::{self, object_mut};
-use super::{ALL_VERBS, Column, Kind, KindInfo, Subresource, column, names, selector, time, workload};
+use super::{ALL_VERBS, Column, Kind, KindInfo, Subresource, column, selector, time, workload};
 
 pub struct PodDisruptionBudget;
 
@@ -19,13 +19,7 @@ static INFO: KindInfo = KindInfo {
     categories: &[],
     namespaced: true,
     verbs: ALL_VERBS,
-    subresources: &[Subresource {
-        name: "status",
-        group: "",
-        version: "",
-        kind: "PodDisruptionBudget",
-        verbs: &["get", "patch", "update"],
-    }],
+    subresources: &[Subresource::status("PodDisruptionBudget")],
     schema: "io.k8s.api.policy.v1.PodDisruptionBudget",
     storage: "policy/poddisruptionbudgets",
     storage_version_hash: "EVWiDmWqyJw=",
@@ -59,13 +53,11 @@ impl Kind for PodDisruptionBudget {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value) {
-        meta::take_from(new, old, "status");
-        meta::carry_generation(new, old, !meta::same(&new["spec"], &old["spec"]));
+        meta::update_spec(new, old);
     }
 
     fn prepare_status_update(&self, new: &mut Value, old: &Value) {
-        meta::take_from(new, old, "spec");
-        meta::carry_generation(new, old, false);
+        meta::update_status(new, old);
     }
 
     fn validate(&self, object: &Value) -> Errors {
@@ -83,13 +75,8 @@ impl Kind for PodDisruptionBudget {
             errors.push_text(Reason::Invalid, &spec.path, shown, "minAvailable and maxUnavailable cannot be both set");
         }
         for bound in [&least, &most] {
-            match bound.value.as_str() {
-                Some(percent) => errors.invalid_each(bound, names::percent(percent)),
-                None => workload::non_negative(&mut errors, bound),
-            }
-            if bound.value.is_string() && workload::int_or_percent(bound.value) > 100 {
-                errors.invalid(bound, "must not be greater than 100%");
-            }
+            workload::count_or_percent(&mut errors, bound);
+            workload::at_most_all(&mut errors, bound);
         }
         selector::validate(&mut errors, &spec.get("selector"));
         let policy = spec.get("unhealthyPodEvictionPolicy");

@@ -1,6 +1,6 @@
 //! The pod template of a workload, and the workload's selector, which must select what it makes.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::field::{Errors, Field, Reason};
 use super::pod::spec::{self, Context};
@@ -13,21 +13,12 @@ pub const NO_MATCH: &str = "`selector` does not match template `labels`";
 /// `spec.selector` and `spec.template` of a Deployment or ReplicaSet.
 pub fn validate(errors: &mut Errors, owner_spec: &Field<'_>) {
     let selector = owner_spec.get("selector");
-    let empty = Map::new();
     match selector.value {
         Value::Null => errors.required(&selector, ""),
-        value => {
+        _ => {
             selector::validate(errors, &selector);
-            let map = value.as_object().unwrap_or(&empty);
-            if map.values().all(meta::is_empty) {
-                // Upstream says "deployment" for ReplicaSets, too.
-                errors.push_text(
-                    Reason::Invalid,
-                    &selector.path,
-                    selector_text(value),
-                    "empty selector is invalid for deployment",
-                );
-            }
+            // Upstream says "deployment" for ReplicaSets, too.
+            validate_selects_some(errors, &selector, "deployment");
         }
     }
     if selector.exists() && !is_well_formed(selector.value) {
@@ -42,6 +33,14 @@ pub fn validate(errors: &mut Errors, owner_spec: &Field<'_>) {
     }
     validate_template(errors, &template);
     validate_runs_for_ever(errors, &template.get("spec"), "ReplicaSet");
+}
+
+/// A workload may not select every pod; `whose` is as upstream's words have it.
+pub fn validate_selects_some(errors: &mut Errors, selector: &Field<'_>, whose: &str) {
+    if selector.value.as_object().is_some_and(|map| map.values().all(meta::is_empty)) {
+        let why = format!("empty selector is invalid for {whose}");
+        errors.push_text(Reason::Invalid, &selector.path, selector_text(selector.value), why);
+    }
 }
 
 /// What pods that are to run for ever cannot ask for; `kind` is as upstream's words have it.

@@ -21,16 +21,7 @@ static INFO: KindInfo = KindInfo {
     categories: &["all"],
     namespaced: true,
     verbs: ALL_VERBS,
-    subresources: &[
-        Subresource {
-            name: "scale",
-            group: "autoscaling",
-            version: "v1",
-            kind: "Scale",
-            verbs: &["get", "patch", "update"],
-        },
-        Subresource { name: "status", group: "", version: "", kind: "ReplicaSet", verbs: &["get", "patch", "update"] },
-    ],
+    subresources: &[Subresource::SCALE, Subresource::status("ReplicaSet")],
     schema: "io.k8s.api.apps.v1.ReplicaSet",
     storage: "apps/replicasets",
     storage_version_hash: "P1RzHs8/mWQ=",
@@ -65,14 +56,11 @@ impl Kind for ReplicaSet {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value) {
-        meta::take_from(new, old, "status");
-        let changed = !meta::same(&new["spec"], &old["spec"]);
-        meta::carry_generation(new, old, changed);
+        meta::update_spec(new, old);
     }
 
     fn prepare_status_update(&self, new: &mut Value, old: &Value) {
-        meta::take_from(new, old, "spec");
-        meta::carry_generation(new, old, false);
+        meta::update_status(new, old);
     }
 
     fn validate(&self, object: &Value) -> Errors {
@@ -110,11 +98,7 @@ impl Kind for ReplicaSet {
     }
 
     fn scale(&self) -> Option<ScalePaths> {
-        Some(ScalePaths {
-            spec_replicas: "/spec/replicas",
-            status_replicas: "/status/replicas",
-            selector: "/spec/selector",
-        })
+        Some(ScalePaths::WORKLOAD)
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {

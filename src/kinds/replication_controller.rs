@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::common::{pairs, set_default, text};
+use super::common::{pairs, set_default};
 use super::field::{Errors, Field};
 use super::meta::{self, metadata_mut, object_mut};
 use super::pod::defaults;
 use super::{ALL_VERBS, Column, Kind, KindInfo, ScalePaths, Subresource, column};
-use super::{job, pod_template, time, workload};
+use super::{pod_template, time, workload};
 
 pub struct ReplicationController;
 
@@ -21,22 +21,7 @@ static INFO: KindInfo = KindInfo {
     categories: &["all"],
     namespaced: true,
     verbs: ALL_VERBS,
-    subresources: &[
-        Subresource {
-            name: "scale",
-            group: "autoscaling",
-            version: "v1",
-            kind: "Scale",
-            verbs: &["get", "patch", "update"],
-        },
-        Subresource {
-            name: "status",
-            group: "",
-            version: "",
-            kind: "ReplicationController",
-            verbs: &["get", "patch", "update"],
-        },
-    ],
+    subresources: &[Subresource::SCALE, Subresource::status("ReplicationController")],
     schema: "io.k8s.api.core.v1.ReplicationController",
     storage: "replicationcontrollers",
     storage_version_hash: "Jond2If31h0=",
@@ -82,14 +67,11 @@ impl Kind for ReplicationController {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value) {
-        meta::take_from(new, old, "status");
-        let changed = !meta::same(&new["spec"], &old["spec"]);
-        meta::carry_generation(new, old, changed);
+        meta::update_spec(new, old);
     }
 
     fn prepare_status_update(&self, new: &mut Value, old: &Value) {
-        meta::take_from(new, old, "spec");
-        meta::carry_generation(new, old, false);
+        meta::update_status(new, old);
     }
 
     fn validate(&self, object: &Value) -> Errors {
@@ -127,16 +109,11 @@ impl Kind for ReplicationController {
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        let named = old.is_none().then(|| job::name_warning(text(new, "/metadata/name"))).flatten();
-        named.into_iter().chain(pod_template::warnings(new, old)).collect()
+        workload::name_warning(new, old).into_iter().chain(pod_template::warnings(new, old)).collect()
     }
 
     fn scale(&self) -> Option<ScalePaths> {
-        Some(ScalePaths {
-            spec_replicas: "/spec/replicas",
-            status_replicas: "/status/replicas",
-            selector: "/spec/selector",
-        })
+        Some(ScalePaths::WORKLOAD)
     }
 
     fn orphans_by_default(&self) -> bool {

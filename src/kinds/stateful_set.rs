@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::common::{set_default, set_default_text, text};
+use super::common::{set_default, set_default_text};
 use super::field::{Errors, Field, Reason};
 use super::meta::{self, object_mut};
 use super::pod::defaults;
 use super::{ALL_VERBS, Column, Kind, KindInfo, ScalePaths, Subresource, column};
-use super::{job, names, persistent_volume_claim, pod_template, selector, time, workload};
+use super::{names, persistent_volume_claim, pod_template, selector, time, workload};
 
 pub struct StatefulSet;
 
@@ -21,16 +21,7 @@ static INFO: KindInfo = KindInfo {
     categories: &["all"],
     namespaced: true,
     verbs: ALL_VERBS,
-    subresources: &[
-        Subresource {
-            name: "scale",
-            group: "autoscaling",
-            version: "v1",
-            kind: "Scale",
-            verbs: &["get", "patch", "update"],
-        },
-        Subresource { name: "status", group: "", version: "", kind: "StatefulSet", verbs: &["get", "patch", "update"] },
-    ],
+    subresources: &[Subresource::SCALE, Subresource::status("StatefulSet")],
     schema: "io.k8s.api.apps.v1.StatefulSet",
     storage: "apps/statefulsets",
     storage_version_hash: "H+vl74LkKdo=",
@@ -93,14 +84,11 @@ impl Kind for StatefulSet {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value) {
-        meta::take_from(new, old, "status");
-        let changed = !meta::same(&new["spec"], &old["spec"]);
-        meta::carry_generation(new, old, changed);
+        meta::update_spec(new, old);
     }
 
     fn prepare_status_update(&self, new: &mut Value, old: &Value) {
-        meta::take_from(new, old, "spec");
-        meta::carry_generation(new, old, false);
+        meta::update_status(new, old);
     }
 
     fn validate(&self, object: &Value) -> Errors {
@@ -149,24 +137,17 @@ impl Kind for StatefulSet {
         }
         let parts = ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"];
         workload::not_more_than_replicas(&mut errors, &status, &parts);
-        let collisions = status.get("collisionCount");
-        if collisions.int().unwrap_or(0) < old["status"]["collisionCount"].as_i64().unwrap_or(0) {
-            errors.invalid_value(&collisions, collisions.int().unwrap_or(0), "cannot be decremented");
-        }
+        workload::no_fewer_collisions(&mut errors, &status, old);
         errors
     }
 
     fn scale(&self) -> Option<ScalePaths> {
-        Some(ScalePaths {
-            spec_replicas: "/spec/replicas",
-            status_replicas: "/status/replicas",
-            selector: "/spec/selector",
-        })
+        Some(ScalePaths::WORKLOAD)
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        let named = old.is_none().then(|| job::name_warning(text(new, "/metadata/name"))).flatten();
-        let mut warnings: Vec<String> = named.into_iter().chain(pod_template::warnings(new, old)).collect();
+        let named = workload::name_warning(new, old).into_iter();
+        let mut warnings: Vec<String> = named.chain(pod_template::warnings(new, old)).collect();
         if new["spec"]["revisionHistoryLimit"].as_i64().is_some_and(|limit| limit < 0) {
             let text = "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended";
             warnings.push(text.to_owned());
@@ -205,7 +186,7 @@ fn validate_strategy(errors: &mut Errors, strategy: &Field<'_>) {
             max_unavailable(errors, &rolling.get("maxUnavailable"));
         }
         other => {
-            let shown = format!("{{\"Type\":{},\"RollingUpdate\":null}}", Value::from(other));
+            let shown = workload::strategy_text(other, &Value::Null);
             errors.push_text(Reason::Invalid, &strategy.path, shown, "must be 'RollingUpdate' or 'OnDelete'");
         }
     }
@@ -215,15 +196,11 @@ fn max_unavailable(errors: &mut Errors, at: &Field<'_>) {
     if !at.exists() {
         return;
     }
-    match at.value.as_str() {
-        Some(percent) => errors.invalid_each(at, names::percent(percent)),
-        None => workload::non_negative(errors, at),
+    workload::count_or_percent(errors, at);
+    if workload::int_or_percent(at.value) == 0 {
+        errors.invalid(at, "cannot be 0");
     }
-    match workload::int_or_percent(at.value) {
-        0 => errors.invalid(at, "cannot be 0"),
-        more if at.value.is_string() && more > 100 => errors.invalid(at, "must not be greater than 100%"),
-        _ => {}
-    }
+    workload::at_most_all(errors, at);
 }
 
 fn validate_retention(errors: &mut Errors, policy: &Field<'_>) {
@@ -239,10 +216,7 @@ fn validate_template(errors: &mut Errors, spec: &Field<'_>) {
     let (at, template) = (spec.get("selector"), spec.get("template"));
     if at.exists() {
         selector::validate(errors, &at);
-        if at.value.as_object().is_some_and(|map| map.values().all(meta::is_empty)) {
-            let shown = pod_template::selector_text(at.value);
-            errors.push_text(Reason::Invalid, &at.path, shown, "empty selector is invalid for statefulset");
-        }
+        pod_template::validate_selects_some(errors, &at, "statefulset");
     } else {
         errors.required(&at, "");
     }

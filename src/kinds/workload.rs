@@ -1,8 +1,10 @@
-//! What Deployments and ReplicaSets have in common: a selector, a template, a count.
+//! What workloads have in common: a selector, a template, a count, a strategy.
 
 use serde_json::{Map, Value};
 
+use super::common::text;
 use super::field::{Errors, Field};
+use super::{job, names};
 
 /// `matchLabels` and `matchExpressions` as one selector string; `<none>` for no selector at all.
 ///
@@ -74,6 +76,44 @@ pub fn non_negative(errors: &mut Errors, field: &Field<'_>) {
 pub fn int_or_percent(value: &Value) -> i64 {
     let percent = || value.as_str()?.strip_suffix('%')?.parse().ok();
     value.as_i64().or_else(percent).unwrap_or(0)
+}
+
+/// What [`int_or_percent`] reads is a number that is not negative, or a percentage.
+pub fn count_or_percent(errors: &mut Errors, field: &Field<'_>) {
+    match field.value.as_str() {
+        Some(percent) => errors.invalid_each(field, names::percent(percent)),
+        None => non_negative(errors, field),
+    }
+}
+
+/// A percentage is at most all.
+pub fn at_most_all(errors: &mut Errors, field: &Field<'_>) {
+    if field.value.is_string() && int_or_percent(field.value) > 100 {
+        errors.invalid(field, "must not be greater than 100%");
+    }
+}
+
+/// A strategy of an unknown type, as upstream's struct writes it.
+pub fn strategy_text(kind: &str, rolling: &Value) -> String {
+    let inner = match rolling {
+        Value::Null => "null".to_owned(),
+        value => format!("{{\"MaxUnavailable\":{},\"MaxSurge\":{}}}", value["maxUnavailable"], value["maxSurge"]),
+    };
+    format!("{{\"Type\":{},\"RollingUpdate\":{inner}}}", Value::from(kind))
+}
+
+/// `status.collisionCount` only rises.
+pub fn no_fewer_collisions(errors: &mut Errors, status: &Field<'_>, old: &Value) {
+    let collisions = status.get("collisionCount");
+    let count = collisions.int().unwrap_or(0);
+    if count < old["status"]["collisionCount"].as_i64().unwrap_or(0) {
+        errors.invalid_value(&collisions, count, "cannot be decremented");
+    }
+}
+
+/// What is told at the creation of a workload whose name cannot be a host name, as its pods are named after it.
+pub fn name_warning(new: &Value, old: Option<&Value>) -> Option<String> {
+    old.is_none().then(|| job::name_warning(text(new, "/metadata/name"))).flatten()
 }
 
 /// Parts of `status.replicas` cannot be more than the whole, nor available ones more than ready ones.

@@ -11,7 +11,7 @@ mod tests;
 
 use serde_json::{Value, json};
 
-use super::common::{set_default, set_default_text, text};
+use super::common::{set_default, set_default_text};
 use super::field::{Errors, Field};
 use super::meta::{self, metadata_mut, object_mut};
 use super::pod::defaults;
@@ -32,13 +32,7 @@ static INFO: KindInfo = KindInfo {
     categories: &["all"],
     namespaced: true,
     verbs: ALL_VERBS,
-    subresources: &[Subresource {
-        name: "status",
-        group: "",
-        version: "",
-        kind: "Job",
-        verbs: &["get", "patch", "update"],
-    }],
+    subresources: &[Subresource::status("Job")],
     schema: "io.k8s.api.batch.v1.Job",
     storage: "batch/jobs",
     storage_version_hash: "mudhfqk/qZY=",
@@ -106,14 +100,11 @@ impl Kind for Job {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value) {
-        meta::take_from(new, old, "status");
-        let changed = !meta::same(&new["spec"], &old["spec"]);
-        meta::carry_generation(new, old, changed);
+        meta::update_spec(new, old);
     }
 
     fn prepare_status_update(&self, new: &mut Value, old: &Value) {
-        meta::take_from(new, old, "spec");
-        meta::carry_generation(new, old, false);
+        meta::update_status(new, old);
     }
 
     fn validate(&self, job: &Value) -> Errors {
@@ -135,10 +126,7 @@ impl Kind for Job {
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        let mut warnings = Vec::new();
-        if old.is_none() {
-            warnings.extend(name_warning(text(new, "/metadata/name")));
-        }
+        let mut warnings: Vec<String> = workload::name_warning(new, old).into_iter().collect();
         warnings.extend(warnings_of(&Field::root(new).get("spec"), old.map(|old| &old["spec"])));
         warnings
     }
