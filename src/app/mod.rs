@@ -1,8 +1,9 @@
 //! The composition root: it alone names every room, and builds a process out of them.
 //!
 //! Three processes, one binary. [`server`] holds state and runs no guest code; [`node`] runs guests and
-//! holds no state (and starts a worker for pods that want one, [`crate::runtime::isolated`]); [`up`] is a small supervisor that starts one server and some nodes of this same
-//! binary, starts again what dies, and stops them in order. Each is built, bound, then spawned, and
+//! holds no state (and starts a worker for pods that want one, [`crate::runtime::isolated`]); [`up`] is
+//! a small supervisor that starts one server and some nodes of this same binary, starts again what
+//! dies, and stops them in order. Each is built, bound, then spawned, and
 //! stops when its token is cancelled.
 
 pub mod join;

@@ -2,11 +2,12 @@
 //! defaults, validation or time.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::key::ObjectKey;
+use super::key::{ObjectKey, owner_uid};
 use super::reconciler::{Plan, Step};
 use super::shared::Watched;
 use super::write::{Action, ResourceType, Write};
@@ -39,6 +40,25 @@ impl Fake {
     /// Merges into an object from outside; `subresource` as in [`Action::Patch`].
     pub fn merge<K: Watched>(&mut self, object: &K, subresource: &'static str, body: Value) {
         self.apply(&Write::patch(object, subresource, body)).expect("it can be patched");
+    }
+
+    /// The objects of a kind: those that the owner with this uid controls, and the others.
+    pub fn owned_and_others<K: Watched + DeserializeOwned>(&self, uid: &str) -> (Vec<Arc<K>>, Vec<Arc<K>>) {
+        self.all().into_iter().map(Arc::new).partition(|object: &Arc<K>| owner_uid(object.meta()) == Some(uid))
+    }
+
+    /// Carries plans out until one has nothing to write.
+    pub fn settle(&mut self, plan: impl Fn(&Self) -> Plan) {
+        for _ in 0..100 {
+            let writes = Self::writes(&plan(self));
+            if writes.is_empty() {
+                return;
+            }
+            for write in writes {
+                self.apply(&write).expect("the write goes through");
+            }
+        }
+        panic!("it never comes to rest");
     }
 
     /// The writes of a plan, in order.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{FINALIZER, JobView, index, plan};
 use crate::reconcile::fake::Fake;
-use crate::reconcile::{Action, Plan, Write, owner_uid};
+use crate::reconcile::{Action, Plan, Write};
 
 fn at(seconds: i64) -> Timestamp {
     "2026-01-01T00:00:00Z".parse::<Timestamp>().expect("a time") + jiff::SignedDuration::from_secs(seconds)
@@ -54,9 +54,7 @@ impl World {
 
     fn view(&self) -> JobView {
         let job = Arc::new(self.job());
-        let uid = job.metadata.uid.clone().unwrap_or_default();
-        let (pods, orphans) =
-            self.pods().into_iter().map(Arc::new).partition(|pod| owner_uid(&pod.metadata) == Some(&uid));
+        let (pods, orphans) = self.fake.owned_and_others(job.metadata.uid.as_deref().unwrap_or_default());
         JobView { job, pods, orphans }
     }
 

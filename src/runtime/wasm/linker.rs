@@ -2,7 +2,8 @@
 //!
 //! An image is linked once, when it is made ready; starting an instance resolves no names. WASI 0.2
 //! grows by minor versions that stay compatible, so any `0.2.x` import is served by the newest one
-//! offered here, and any `0.3.x` likewise. An import that nothing provides is reported by name, with the nearest that is.
+//! offered here, and any `0.3.x` likewise. An import that nothing provides is reported by name, with the
+//! nearest that is.
 
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{self, Component, Type};
