@@ -13,8 +13,9 @@ pub mod allocate;
 pub mod auth;
 mod body;
 mod bootstrap;
-pub mod cel;
+pub use crate::cel;
 pub mod codec;
+mod definitions;
 pub mod discovery;
 mod documents;
 mod expiry;
@@ -167,6 +168,8 @@ impl ApiServer {
             shutdown: CancellationToken::new(),
         }));
         bootstrap::run(&server).await?;
+        definitions::keep::settle(&server).await;
+        tokio::spawn(definitions::keep::run(server.clone()));
         tokio::spawn(expiry::run(server.clone()));
         tokio::spawn(quota::run(server.clone()));
         Ok(server)
@@ -229,7 +232,8 @@ async fn answer(server: ApiServer, request: Request<Body>) -> Result<Response, A
         }
         return health::answer(&server, &parts.method, path).ok_or_else(ApiError::no_path);
     }
-    let (target, kind) = target::parse(&parts.method, path, query.bool("watch"))?;
+    let custom = server.registry.definitions.current();
+    let (target, kind) = target::parse(&custom, &parts.method, path, query.bool("watch"))?;
     permit(&policy, &user, &target, query.get("fieldSelector"))?;
     let limits = server.limits.clone();
     let long = target.is_long_running();
@@ -272,6 +276,8 @@ fn is_resource_path(path: &str) -> bool {
     }
 }
 
+#[cfg(test)]
+mod custom_tests;
 #[cfg(test)]
 mod rights_tests;
 #[cfg(test)]

@@ -20,6 +20,7 @@ use serde_json::Value;
 use super::admission::{self, Operation};
 use super::allocate::Allocator;
 use super::auth::rbac::Policies;
+use super::definitions::Definitions;
 use super::quota::Ledger;
 use super::status::ApiError;
 use crate::kinds::meta as kmeta;
@@ -38,6 +39,8 @@ pub struct Registry {
     /// Who may do what, as the stored roles say.
     pub policies: Policies,
     pub quotas: Ledger,
+    /// The kinds that users have made.
+    pub definitions: Definitions,
 }
 
 /// One object's place.
@@ -79,7 +82,7 @@ pub struct Written {
 impl Registry {
     pub fn new(store: Arc<dyn Store>, allocator: Allocator) -> Self {
         let policies = Policies::new(store.clone());
-        Self { store, allocator, policies, quotas: Ledger::default() }
+        Self { store, allocator, policies, quotas: Ledger::default(), definitions: Definitions::default() }
     }
 
     pub fn entry(&self, place: Place<'_>) -> Result<Entry, ApiError> {
@@ -189,7 +192,7 @@ impl Registry {
 
 /// Leases and Events cost nothing when lost; everything else is on the disk before it is acknowledged.
 fn durability(info: &KindInfo) -> Durability {
-    match info.plural {
+    match info.own_plural() {
         "leases" | "events" => Durability::Eventual,
         _ => Durability::Synced,
     }
