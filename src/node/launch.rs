@@ -29,7 +29,9 @@ use super::termination::{self, LastWords};
 use super::usage::About;
 use super::volumes::{PodVolumes, Sources};
 use crate::oci::Startup;
-use crate::runtime::{Container, ContainerSpec, Image, Isolation, Mount, Sandbox, SandboxSpec, StartError};
+use crate::runtime::{
+    Container, ContainerSpec, DeferredMounts, Image, Isolation, Mount, Sandbox, SandboxSpec, StartError,
+};
 use crate::wire::HttpService;
 
 /// Upstream lets a `postStart` hook take for ever; nobody is served by a container that never starts.
@@ -43,12 +45,15 @@ pub struct Surroundings {
 }
 
 /// Makes a pod's surroundings; on failure, the reason and words of an event.
-pub async fn prepare(context: &Context, pod: &core::Pod) -> Result<(Surroundings, Sources), (&'static str, String)> {
+pub async fn prepare(
+    context: &Context,
+    pod: &Arc<core::Pod>,
+) -> Result<(Surroundings, Sources), (&'static str, String)> {
     let sandbox_failed = |why: String| ("FailedCreatePodSandBox", why);
     let runtime = context.runtime(pod).map_err(sandbox_failed)?;
     let ip = address(context, pod).map_err(sandbox_failed)?;
     let (volumes, sources) =
-        context.volumes.mount(&context.fields(pod, ip)).await.map_err(|why| ("FailedMount", why))?;
+        context.volumes.mount(pod, &context.fields(pod, ip)).await.map_err(|why| ("FailedMount", why))?;
     let isolation = isolation::of(pod).map_err(sandbox_failed)?;
     let sandbox = runtime.sandbox(sandbox_spec(context, pod, ip, isolation)).await;
     let sandbox = sandbox.map_err(|error| sandbox_failed(format!("Failed to create pod sandbox: {error}")))?;
@@ -149,6 +154,7 @@ impl Launch {
             image: image.clone(),
             args,
             env: env.into_iter().collect(),
+            deferred: self.deferred(&mounts),
             mounts,
             memory_limit: limit_units(container, "memory"),
             cpu_limit_millis: limit_millis(container, "cpu"),
@@ -176,6 +182,10 @@ impl Launch {
         let last_words = last_words.map_err(|why| config("CreateContainerConfigError", why))?;
         let kept = Kept { image_id, ..Kept::default() };
         Ok(Launched { about: self.about(container), container: Provider::start(), log, console, last_words, kept })
+    }
+
+    fn deferred(&self, mounts: &[Mount]) -> Option<Arc<dyn DeferredMounts>> {
+        self.volumes.has_deferred(mounts).then(|| self.volumes.clone() as Arc<dyn DeferredMounts>)
     }
 
     fn about(&self, container: &core::Container) -> About {

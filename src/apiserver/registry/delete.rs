@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::encoding::{self, Stored};
-use super::{Place, Registry, decode, meta};
+use super::{Place, Registry, meta};
 use crate::apiserver::admission::{self, Operation};
 use crate::apiserver::options::DeleteOptions;
 use crate::apiserver::status::{ApiError, Details};
@@ -42,7 +42,7 @@ impl Registry {
         admission::admit(self, place, Operation::Delete, &mut Value::Null, None)?;
         for _ in 0..ATTEMPTS {
             let entry = self.entry(place)?;
-            let old = decode(place, &entry)?;
+            let old = self.read(place, &entry)?;
             check_preconditions(place, options, &old)?;
             let step = match place.info().plural {
                 "namespaces" => decide_namespace(&old, options),

@@ -6,6 +6,7 @@
 //! stated no version: a patch or an unconditional update is computed anew from the newer object; a
 //! stated version that is stale is a conflict at once.
 
+pub mod decoded;
 pub mod delete;
 pub mod encoding;
 pub mod meta;
@@ -25,6 +26,7 @@ use super::status::ApiError;
 use crate::kinds::meta as kmeta;
 use crate::kinds::{Kind, KindInfo};
 use crate::store::{self, Durability, Entry, Expect, Store, Write};
+use decoded::Decoded;
 use encoding::Stored;
 use owners::Owner;
 
@@ -38,6 +40,7 @@ pub struct Registry {
     /// Who may do what, as the stored roles say.
     pub policies: Policies,
     pub quotas: Ledger,
+    pub decoded: Decoded,
 }
 
 /// One object's place.
@@ -79,7 +82,7 @@ pub struct Written {
 impl Registry {
     pub fn new(store: Arc<dyn Store>, allocator: Allocator) -> Self {
         let policies = Policies::new(store.clone());
-        Self { store, allocator, policies, quotas: Ledger::default() }
+        Self { store, allocator, policies, quotas: Ledger::default(), decoded: Decoded::default() }
     }
 
     pub fn entry(&self, place: Place<'_>) -> Result<Entry, ApiError> {
@@ -90,6 +93,11 @@ impl Registry {
     pub fn find(&self, place: Place<'_>) -> Option<Value> {
         let entry = self.store.get(&place.key())?;
         decode(place, &entry).ok()
+    }
+
+    /// The object of an entry, shared with others who look at it.
+    pub fn read(&self, place: Place<'_>, entry: &Entry) -> Result<Arc<Value>, ApiError> {
+        self.decoded.get(place.kind, &entry.value, entry.mod_revision).map_err(|error| unreadable(entry, error))
     }
 
     /// Creates `object`, whose `metadata.name` may still have to be generated.
@@ -123,6 +131,9 @@ impl Registry {
         };
         if !dry_run {
             reservation.keep();
+            if !name.is_empty() {
+                self.decoded.written(kind, object, stored.revision);
+            }
         }
         Ok(Written { stored, warnings, created: true })
     }
@@ -197,8 +208,11 @@ fn durability(info: &KindInfo) -> Durability {
 
 /// The object of an entry, as its kind shows it.
 pub fn decode(place: Place<'_>, entry: &Entry) -> Result<Value, ApiError> {
-    encoding::decode(place.kind, &entry.value, entry.mod_revision)
-        .map_err(|error| ApiError::internal(format!("stored object {} cannot be read: {error}", entry.key)))
+    encoding::decode(place.kind, &entry.value, entry.mod_revision).map_err(|error| unreadable(entry, error))
+}
+
+fn unreadable(entry: &Entry, error: serde_json::Error) -> ApiError {
+    ApiError::internal(format!("stored object {} cannot be read: {error}", entry.key))
 }
 
 /// Checks the body's namespace against the URL's and writes it.
