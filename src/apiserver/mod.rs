@@ -38,6 +38,7 @@ pub mod status;
 pub mod table;
 pub mod target;
 mod verbs;
+pub mod webhook;
 
 use std::net::SocketAddr;
 use std::ops::{Deref, RangeInclusive};

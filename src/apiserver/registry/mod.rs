@@ -22,6 +22,7 @@ use super::allocate::Allocator;
 use super::auth::rbac::Policies;
 use super::quota::Ledger;
 use super::status::ApiError;
+use super::webhook::Webhooks;
 use crate::kinds::meta as kmeta;
 use crate::kinds::{Kind, KindInfo};
 use crate::store::{self, Durability, Entry, Expect, Store, Write};
@@ -38,6 +39,7 @@ pub struct Registry {
     /// Who may do what, as the stored roles say.
     pub policies: Policies,
     pub quotas: Ledger,
+    pub webhooks: Webhooks,
 }
 
 /// One object's place.
@@ -79,7 +81,8 @@ pub struct Written {
 impl Registry {
     pub fn new(store: Arc<dyn Store>, allocator: Allocator) -> Self {
         let policies = Policies::new(store.clone());
-        Self { store, allocator, policies, quotas: Ledger::default() }
+        let webhooks = Webhooks::new(store.clone());
+        Self { store, allocator, policies, quotas: Ledger::default(), webhooks }
     }
 
     pub fn entry(&self, place: Place<'_>) -> Result<Entry, ApiError> {
