@@ -13,6 +13,7 @@ pub mod allocate;
 pub mod auth;
 mod body;
 mod bootstrap;
+pub mod cel;
 pub mod codec;
 pub mod discovery;
 mod documents;
