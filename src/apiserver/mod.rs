@@ -15,6 +15,7 @@ mod body;
 mod bootstrap;
 pub mod cel;
 pub mod codec;
+mod derived;
 pub mod discovery;
 mod documents;
 mod expiry;
@@ -234,7 +235,7 @@ async fn answer(server: ApiServer, request: Request<Body>) -> Result<Response, A
     permit(&policy, &user, &target, query.get("fieldSelector"))?;
     let limits = server.limits.clone();
     let long = target.is_long_running();
-    let call = verbs::Call { server, user, target, kind, query, headers: parts.headers, upgrade };
+    let call = verbs::Call { server, user, target, kind, query, headers: parts.headers, upgrade, said: Arc::default() };
     limits.run(long, verbs::answer(call, body)).await
 }
 

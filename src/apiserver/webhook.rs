@@ -258,4 +258,4 @@ impl tower::Service<Name> for Lookup {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;
