@@ -10,6 +10,7 @@
 //! generic API tests follow from the row. This room decides; it never reads a clock, a store or a
 //! socket: the time that a row's age needs comes in as an argument.
 
+pub mod admission;
 pub mod cluster_role;
 pub mod cluster_role_binding;
 pub mod common;
@@ -172,6 +173,10 @@ pub static KINDS: &[&dyn Kind] = &[
     &volume_attributes_class::VolumeAttributesClass,
     &pod_disruption_budget::PodDisruptionBudget,
     &priority_class::PriorityClass,
+    &admission::mutating_webhook_configuration::MutatingWebhookConfiguration,
+    &admission::validating_admission_policy::ValidatingAdmissionPolicy,
+    &admission::validating_admission_policy_binding::ValidatingAdmissionPolicyBinding,
+    &admission::validating_webhook_configuration::ValidatingWebhookConfiguration,
 ];
 
 /// A column as the kinds' tables write it; the description is filled by the Table codec from the schema.
