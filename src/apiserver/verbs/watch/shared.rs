@@ -36,11 +36,11 @@ impl Default for Changes {
 }
 
 impl Changes {
-    /// The shared form of `change`, as `kind` sees it. The two views of Events do not share.
+    /// The shared form of `change`, as `kind` sees it. Who sees another form than the stored one does not share.
     pub fn get(&self, kind: &dyn Kind, change: Arc<Change>) -> Arc<Shared> {
         let fresh =
             |change| Arc::new(Shared { change, new: OnceLock::new(), old: OnceLock::new(), lines: Default::default() });
-        if kind.info().storage == "events" {
+        if kind.conversion().is_some() {
             return fresh(change);
         }
         let index = usize::try_from(change.revision).unwrap_or(0) % self.0.len();
