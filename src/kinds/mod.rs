@@ -29,6 +29,7 @@ pub mod event;
 pub mod event_v1;
 pub mod field;
 pub mod fill;
+pub mod horizontal_pod_autoscaler;
 pub mod ingress;
 pub mod ingress_class;
 pub mod job;
@@ -153,6 +154,8 @@ pub static KINDS: &[&dyn Kind] = &[
     &stateful_set::StatefulSet,
     &replica_set::ReplicaSet,
     &deployment::Deployment,
+    &horizontal_pod_autoscaler::HorizontalPodAutoscaler,
+    &horizontal_pod_autoscaler::v1::HorizontalPodAutoscaler,
     &job::Job,
     &cron_job::CronJob,
     &endpoint_slice::EndpointSlice,
