@@ -38,13 +38,14 @@ impl Changes {
         Self { ring: Arc::new((0..SLOTS).map(|_| Mutex::new(None)).collect()), decoded }
     }
 
-    /// The shared form of `change`, as `kind` sees it. The two views of Events do not share.
+    /// The shared form of `change`, as `kind` sees it. Who sees another form than the stored one does not
+    /// share.
     pub fn get(&self, kind: &dyn Kind, change: Arc<Change>) -> Arc<Shared> {
         let fresh = |change| {
             let (new, old, lines) = Default::default();
             Arc::new(Shared { change, decoded: self.decoded.clone(), new, old, lines })
         };
-        if kind.info().storage == "events" {
+        if kind.conversion().is_some() {
             return fresh(change);
         }
         let index = usize::try_from(change.revision).unwrap_or(0) % self.ring.len();
