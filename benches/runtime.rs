@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use coracle::runtime::wasm::{WasmConfig, WasmRuntime, digest_of};
 use coracle::runtime::{
-    Container, ContainerSpec, Grants, ImageSource, InstancePolicy, Isolation, Output, RunState, Runtime as _, Sandbox,
-    SandboxSpec, Stream,
+    Container, ContainerSpec, Grants, ImageSource, InstancePolicy, Isolation, LinuxContainer, LinuxSandbox, Output,
+    RunState, Runtime as _, Sandbox, SandboxSpec, Stream,
 };
 use coracle::wire::{CallTimeouts, Caller, HttpBody, HttpService, Outbound, OutboundError};
 use criterion::Criterion;
@@ -77,6 +77,8 @@ impl Pod {
             output: Arc::new(Discard),
             grants: Grants::default(),
             instances,
+            run: 0,
+            linux: LinuxContainer::default(),
         };
         let sandbox = SandboxSpec {
             uid: "bench".to_owned(),
@@ -87,6 +89,7 @@ impl Pod {
             memory_limit: Some(128 << 20),
             isolation: Isolation::Shared,
             outbound: Arc::new(Nowhere),
+            linux: LinuxSandbox::default(),
         };
         Self { sandbox: host.sandbox(sandbox).await.expect("a sandbox"), spec }
     }

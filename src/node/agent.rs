@@ -97,6 +97,19 @@ impl Agent {
         let uids: HashSet<&str> = pods.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
         self.context.volumes.sweep(|uid| uids.contains(uid));
         self.context.logs.sweep(|dir| dir.rsplit('_').next().is_some_and(|uid| uids.contains(uid)));
+        self.sweep_runtimes();
+    }
+
+    /// The same of what runtimes have, which may be slow to answer.
+    fn sweep_runtimes(&self) {
+        let known: HashSet<String> = self.pods.list().iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
+        let known: HashSet<String> = known.into_iter().chain(self.workers.keys().cloned()).collect();
+        let context = self.context.clone();
+        tokio::spawn(async move {
+            for runtime in &context.runtimes {
+                runtime.sweep(&known).await;
+            }
+        });
     }
 
     fn rescan(&mut self) {
@@ -107,6 +120,7 @@ impl Agent {
         for key in keys {
             self.reconcile(&key);
         }
+        self.sweep_runtimes();
     }
 
     fn reconcile(&mut self, key: &ObjectKey) {

@@ -2,7 +2,7 @@
 //!
 //! A Wasm container can be given directories only (they become preopens). A mount of a single file
 //! (`subPath` of a ConfigMap's key, a `hostPath` file) is therefore given as a directory at the file's
-//! parent that holds that file and its like. ConfigMaps, Secrets, fields and tokens are kept up to date
+//! parent that holds that file and its like; a runtime that mounts files is given the file. ConfigMaps, Secrets, fields and tokens are kept up to date
 //! while the pod runs, except in such single files, as upstream.
 //!
 //! The tokens that every pod is given and few read are fetched when a guest first looks: [`deferred`].
@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -125,7 +126,10 @@ impl Volumes {
             self.write(volume, fields, sources, dir.clone()).await?;
             Ok(Directory { path: dir, read_only: true })
         } else if volume.empty_dir.is_some() {
-            fs::create_dir_all(&dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
+            let failed = |error: io::Error| format!("cannot make {}: {error}", dir.display());
+            fs::create_dir_all(&dir).map_err(failed)?;
+            // Whoever a container's user is, as upstream has it.
+            fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).map_err(failed)?;
             Ok(writable(dir))
         } else if let Some(host) = &volume.host_path {
             host_path(host).map(writable)
@@ -250,8 +254,13 @@ impl Sources {
 }
 
 impl PodVolumes {
-    /// The mounts of a container.
-    pub fn mounts(&self, container: &core::Container, env: &BTreeMap<String, String>) -> Result<Vec<Mount>, String> {
+    /// The mounts of a container; `files`: it can be given single files.
+    pub fn mounts(
+        &self,
+        container: &core::Container,
+        env: &BTreeMap<String, String>,
+        files: bool,
+    ) -> Result<Vec<Mount>, String> {
         let mut mounts: Vec<Mount> = Vec::new();
         for wish in container.volume_mounts.iter().flatten() {
             let host = self.by_name.get(&wish.name).ok_or_else(|| format!("no volume is named \"{}\"", wish.name))?;
@@ -261,7 +270,7 @@ impl PodVolumes {
             };
             let host = sub_path(host, sub.as_deref().unwrap_or_default())?;
             let read_only = self.is_read_only(wish);
-            if self.is_deferred(&host) || host.is_dir() {
+            if files || self.is_deferred(&host) || host.is_dir() {
                 mounts.push(Mount { host, guest: wish.mount_path.clone(), read_only });
             } else {
                 self.mount_file(container, wish, &host, &mut mounts)?;

@@ -89,7 +89,15 @@ impl Registry {
         let policies = policies(store.clone());
         let webhooks = Webhooks::new(store.clone());
         let registered = registered(store.clone());
-        Self { store, allocator, policies, quotas: Ledger::default(), webhooks, registered, decoded: Decoded::default() }
+        Self {
+            store,
+            allocator,
+            policies,
+            quotas: Ledger::default(),
+            webhooks,
+            registered,
+            decoded: Decoded::default(),
+        }
     }
 
     pub fn entry(&self, place: Place<'_>) -> Result<Entry, ApiError> {

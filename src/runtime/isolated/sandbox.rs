@@ -243,7 +243,7 @@ impl Container for IsolatedContainer {
             Err(_) => return Err(gone().await),
         };
         let response = outcome(response).await.map_err(|failure| failure.words)?;
-        let ExecStreams { stdin, mut stdout, mut stderr } = streams;
+        let ExecStreams { stdin, mut stdout, mut stderr, .. } = streams;
         let feeding = tokio::spawn(feed(stdin, input));
         // Whoever no longer waits for the command ends it by letting go of the exchange.
         let _feeding = AbortOnDrop(feeding);

@@ -19,6 +19,7 @@ use super::super::{
     Stream,
 };
 use super::*;
+use crate::runtime::{LinuxContainer, LinuxSandbox};
 use crate::wire::{CallError, CallTimeouts, Caller, HttpBody, HttpService, Outbound, OutboundError};
 
 /// One host for all tests: an engine a process, as in earnest.
@@ -95,6 +96,8 @@ impl Bench {
             output: output.clone(),
             grants: Grants::default(),
             instances: InstancePolicy::default(),
+            run: 0,
+            linux: LinuxContainer::default(),
         };
         Self { spec, sandbox: HOST.sandbox(pod(None)).await.unwrap(), output }
     }
@@ -136,6 +139,7 @@ fn pod(memory_limit: Option<u64>) -> SandboxSpec {
         memory_limit,
         isolation: Isolation::Shared,
         outbound: Arc::new(Echo),
+        linux: LinuxSandbox::default(),
     }
 }
 
