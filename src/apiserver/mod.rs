@@ -13,9 +13,9 @@ pub mod allocate;
 pub mod auth;
 mod body;
 mod bootstrap;
-pub use crate::cel;
 pub mod codec;
 mod definitions;
+mod derived;
 pub mod discovery;
 mod documents;
 mod expiry;
@@ -40,6 +40,7 @@ pub mod status;
 pub mod table;
 pub mod target;
 mod verbs;
+pub mod webhook;
 
 use std::net::SocketAddr;
 use std::ops::{Deref, RangeInclusive};
@@ -155,9 +156,10 @@ impl ApiServer {
             Some(key) => key,
             None => AccountKey::in_memory().map_err(ApiError::internal)?,
         };
+        let registry = Registry::new(store, Allocator::new(service_cidr, node_ports));
         let server = Self(Arc::new(Inner {
-            registry: Registry::new(store, Allocator::new(service_cidr, node_ports)),
-            changes: Changes::default(),
+            changes: Changes::new(registry.decoded.clone()),
+            registry,
             presence: Presence::default(),
             limits: Limits::default(),
             node_client: node_tls.map(relay::client),
@@ -237,7 +239,7 @@ async fn answer(server: ApiServer, request: Request<Body>) -> Result<Response, A
     permit(&policy, &user, &target, query.get("fieldSelector"))?;
     let limits = server.limits.clone();
     let long = target.is_long_running();
-    let call = verbs::Call { server, user, target, kind, query, headers: parts.headers, upgrade };
+    let call = verbs::Call { server, user, target, kind, query, headers: parts.headers, upgrade, said: Arc::default() };
     limits.run(long, verbs::answer(call, body)).await
 }
 

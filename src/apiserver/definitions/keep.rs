@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::apiserver::ApiServer;
+use crate::apiserver::admission::author::Author;
 use crate::apiserver::options::DeleteOptions;
 use crate::apiserver::registry::meta::{finalizers, is_deleting};
-use crate::apiserver::registry::owners::Owner;
 use crate::apiserver::registry::update::Lane;
 use crate::apiserver::registry::{self, Place, Registry, encoding};
 use crate::apiserver::status::ApiError;
@@ -106,7 +106,7 @@ fn definitions(registry: &Registry) -> Result<Vec<Value>, ApiError> {
 async fn write_status(registry: &Registry, new: &Value) -> Result<(), ApiError> {
     let place = Place { kind: &CustomResourceDefinition, namespace: "", name: kmeta::text(new, "name") };
     let change = |_: &Value| Ok(new.clone());
-    registry.update(place, Lane::Server, &Owner::own_by("status"), false, &change).await.map(drop)
+    registry.update(place, Lane::Server, &Author::own_by("status"), &change).await.map(drop)
 }
 
 /// Deletes what was made of a definition, then lets it go. True when that is done.
@@ -114,15 +114,9 @@ async fn clean_up(registry: &Registry, definition: &Value) -> Result<bool, ApiEr
     if !finalizers(definition).contains(&CLEANUP) {
         return Ok(true);
     }
-    let table = registry.definitions.current();
-    let (group, plural) = (&definition["spec"]["group"], &definition["spec"]["names"]["plural"]);
-    let served = table.served().iter().find(|served| {
-        let info = served.kind.info();
-        group == info.group && plural == info.plural
-    });
     // One whose names were never accepted has no objects.
-    if let Some(served) = served
-        && !delete_all(registry, served.kind).await?
+    if let Some(kind) = registry.definitions.stored(definition)
+        && !delete_all(registry, kind).await?
     {
         return Ok(false);
     }
@@ -135,7 +129,7 @@ async fn clean_up(registry: &Registry, definition: &Value) -> Result<bool, ApiEr
         kmeta::normalize(&mut new);
         Ok(new)
     };
-    match registry.update(place, Lane::Server, &Owner::own(), false, &change).await {
+    match registry.update(place, Lane::Server, &Author::own(), &change).await {
         Err(error) if error.reason() != "NotFound" => Err(error),
         _ => Ok(true),
     }
@@ -155,7 +149,7 @@ async fn delete_all(registry: &Registry, kind: &'static dyn Kind) -> Result<bool
                 return;
             }
             let (namespace, name) = (kmeta::text(&object, "namespace"), kmeta::text(&object, "name"));
-            if let Err(error) = registry.delete(Place { kind, namespace, name }, options).await {
+            if let Err(error) = registry.delete(Place { kind, namespace, name }, options, &Author::unowned()).await {
                 tracing::debug!(namespace, name, %error, "an object of a deleted definition stays for now");
             }
         })

@@ -121,8 +121,11 @@ impl Definitions {
         let before = self.current();
         let mut served = Vec::new();
         for definition in definitions.iter().filter(|definition| holds(definition, "Established")) {
+            // No webhook is asked for conversions yet, and a version that was not converted would be false.
+            let converted = definition["spec"]["conversion"]["strategy"] == "Webhook";
             for version in definition["spec"]["versions"].as_array().into_iter().flatten() {
                 if version["served"] == true
+                    && (!converted || version["storage"] == true)
                     && let Some(one) = self.serve(definition, version, &before, revision, stop)
                 {
                     served.push(one);
@@ -169,6 +172,15 @@ impl Definitions {
             known.filter(|known| known.of == of).map_or_else(|| stop.child_token(), |known| known.retired.clone());
         let terminating = holds(definition, "Terminating");
         Some(Served { kind, schema, terminating, retired, of })
+    }
+
+    /// The kind of the version that is stored, served or not; none where no name was ever accepted.
+    fn stored(&self, definition: &Value) -> Option<&'static Custom> {
+        let plural = &definition["status"]["acceptedNames"]["plural"];
+        let versions = definition["spec"]["versions"].as_array()?;
+        let storage = versions.iter().find(|version| version["storage"] == true)?;
+        plural.as_str().filter(|plural| !plural.is_empty())?;
+        self.kind(definition, storage)
     }
 
     /// The kind of a version: the one that was made before, where it says the same.
