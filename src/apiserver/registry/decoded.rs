@@ -56,7 +56,8 @@ impl Decoded {
 
     /// Keeps what has been written at `revision`.
     pub fn written(&self, kind: &dyn Kind, mut object: Value, revision: u64) {
-        if kind.custom().is_some() {
+        // What was sent in another form than the stored one need not be what comes back.
+        if kind.custom().is_some() || kind.conversion().is_some() {
             return;
         }
         let info = kind.info();
