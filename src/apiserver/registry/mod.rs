@@ -10,6 +10,7 @@ pub mod decoded;
 pub mod delete;
 pub mod encoding;
 pub mod meta;
+pub mod outline;
 pub mod owners;
 pub mod update;
 
