@@ -13,8 +13,8 @@ pub mod allocate;
 pub mod auth;
 mod body;
 mod bootstrap;
-pub mod cel;
 pub mod codec;
+mod definitions;
 mod derived;
 pub mod discovery;
 mod documents;
@@ -170,6 +170,8 @@ impl ApiServer {
             shutdown: CancellationToken::new(),
         }));
         bootstrap::run(&server).await?;
+        definitions::keep::settle(&server).await;
+        tokio::spawn(definitions::keep::run(server.clone()));
         tokio::spawn(expiry::run(server.clone()));
         tokio::spawn(quota::run(server.clone()));
         Ok(server)
@@ -232,7 +234,8 @@ async fn answer(server: ApiServer, request: Request<Body>) -> Result<Response, A
         }
         return health::answer(&server, &parts.method, path).ok_or_else(ApiError::no_path);
     }
-    let (target, kind) = target::parse(&parts.method, path, query.bool("watch"))?;
+    let custom = server.registry.definitions.current();
+    let (target, kind) = target::parse(&custom, &parts.method, path, query.bool("watch"))?;
     permit(&policy, &user, &target, query.get("fieldSelector"))?;
     let limits = server.limits.clone();
     let long = target.is_long_running();
@@ -275,6 +278,8 @@ fn is_resource_path(path: &str) -> bool {
     }
 }
 
+#[cfg(test)]
+mod custom_tests;
 #[cfg(test)]
 mod rights_tests;
 #[cfg(test)]

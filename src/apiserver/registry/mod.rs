@@ -24,6 +24,7 @@ use super::admission::in_force::{Registered, registered};
 use super::admission::{self, Operation, Request};
 use super::allocate::Allocator;
 use super::auth::rbac::{Policies, policies};
+use super::definitions::Definitions;
 use super::quota::Ledger;
 use super::status::ApiError;
 use super::webhook::Webhooks;
@@ -47,6 +48,8 @@ pub struct Registry {
     /// Who else has a say in what is written.
     pub registered: Registered,
     pub decoded: Decoded,
+    /// The kinds that users have made.
+    pub definitions: Definitions,
 }
 
 /// One object's place.
@@ -98,6 +101,7 @@ impl Registry {
             webhooks,
             registered,
             decoded: Decoded::default(),
+            definitions: Definitions::default(),
         }
     }
 
@@ -222,7 +226,7 @@ impl Registry {
 
 /// Leases and Events cost nothing when lost; everything else is on the disk before it is acknowledged.
 fn durability(info: &KindInfo) -> Durability {
-    match info.plural {
+    match info.own_plural() {
         "leases" | "events" => Durability::Eventual,
         _ => Durability::Synced,
     }
