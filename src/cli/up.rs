@@ -8,6 +8,7 @@ use anyhow::Result;
 use ipnet::Ipv4Net;
 use tokio_util::sync::CancellationToken;
 
+use super::audit::AuditFlags;
 use super::image_gc::ImageGcFlags;
 use super::progress::Progress;
 use super::registries::Registries;
@@ -55,6 +56,8 @@ pub struct Args {
     /// The addresses of pods; each node gets a /18 of it.
     #[arg(long, value_name = "CIDR", default_value = "127.64.0.0/11")]
     pod_cidr: Ipv4Net,
+    #[command(flatten)]
+    audit: AuditFlags,
     /// Below what nodes evict pods [default: memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<2.5%].
     #[arg(long, value_name = "SIGNAL<AMOUNT", value_parser = thresholds)]
     eviction_hard: Option<String>,
@@ -84,6 +87,7 @@ pub fn run(args: Args) -> Result<()> {
         kubeconfig: args.kubeconfig.map_or_else(kubeconfig::default_path, Ok)?,
         images: std::path::absolute(args.images)?,
         node_flags: [args.registries.checked_flags()?, args.image_gc.checked_flags()?, eviction].concat(),
+        server_flags: args.audit.checked_flags()?,
         service_cidr: args.service_cidr,
         pod_cidr: args.pod_cidr,
     };
