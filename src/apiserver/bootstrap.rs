@@ -37,7 +37,9 @@ pub async fn run(server: &ApiServer) -> Result<(), ApiError> {
         ensure(registry, &Namespace, "", json!({"metadata": {"name": name}})).await?;
         hooks::ensure_default_account(registry, name).await;
     }
-    ensure(registry, &RuntimeClass, "", json!({"metadata": {"name": "wasm"}, "handler": "wasm"})).await?;
+    for handler in ["wasm", "docker"] {
+        ensure(registry, &RuntimeClass, "", json!({"metadata": {"name": handler}, "handler": handler})).await?;
+    }
     ensure(registry, &IngressClass, "", ingress_class()).await?;
     ensure(registry, &StorageClass, "", storage_class()).await?;
     for (name, value, description) in SYSTEM_CLASSES {

@@ -162,9 +162,10 @@ impl ApiServer {
             Some(key) => key,
             None => AccountKey::in_memory().map_err(ApiError::internal)?,
         };
+        let registry = Registry::new(store, Allocator::new(service_cidr, node_ports));
         let server = Self(Arc::new(Inner {
-            registry: Registry::new(store, Allocator::new(service_cidr, node_ports)),
-            changes: Changes::default(),
+            changes: Changes::new(registry.decoded.clone()),
+            registry,
             presence: Presence::default(),
             limits: Limits::default(),
             node_client: node_tls.map(relay::client),

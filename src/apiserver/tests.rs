@@ -158,6 +158,9 @@ fn sample(kind: &dyn Kind) -> Value {
         ("apps", _) => json!({"spec": workload}),
         ("batch", "jobs") => json!({"spec": {"template": job}}),
         ("batch", "cronjobs") => json!({"spec": {"schedule": "@daily", "jobTemplate": {"spec": {"template": job}}}}),
+        ("autoscaling", _) => {
+            json!({"spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d"}}})
+        }
         ("policy", "poddisruptionbudgets") => json!({"spec": {"minAvailable": 1}}),
         ("scheduling.k8s.io", _) => json!({"value": 7}),
         ("networking.k8s.io", "networkpolicies") => json!({"spec": {"podSelector": {}}}),

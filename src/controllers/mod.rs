@@ -5,6 +5,7 @@
 //! restart would miss. What they have in common is in `pods`, `nodes` and `diff`. They talk to the API
 //! server only, and never to each other: the objects in between are the interface.
 
+mod autoscaler;
 mod claim;
 mod cluster_role_aggregation;
 mod cron_job;
@@ -22,6 +23,7 @@ mod node_lifecycle;
 mod nodes;
 mod pod_gc;
 mod pods;
+mod policy_status;
 mod rank;
 mod replica_set;
 mod resources;
@@ -167,6 +169,14 @@ pub static CONTROLLERS: &[Controller] = &[
         start: |cluster, _| {
             let controller = disruption::Budgets::new(&cluster);
             Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+    Controller { name: "horizontal-pod-autoscaler", start: |cluster, _| Box::pin(autoscaler::run(cluster)) },
+    Controller {
+        name: "validatingadmissionpolicy-status",
+        start: |cluster, _| {
+            let controller = policy_status::PolicyStatuses::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, 1))
         },
     },
     Controller { name: "garbage", start: |cluster, _| Box::pin(garbage::run(cluster)) },

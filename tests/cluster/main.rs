@@ -5,6 +5,7 @@
 
 mod admission;
 mod apply;
+mod autoscaler;
 mod cli;
 mod compile;
 mod corpus;

@@ -10,6 +10,7 @@
 //! requests only ([`Author`]), and never about the objects that configure them.
 
 pub mod author;
+mod claim_resize;
 mod conditions;
 mod default_ingress_class;
 mod default_storage_class;
@@ -122,6 +123,7 @@ const CHAIN: &[Plugin] = &[
     default_ingress_class::admit,
     default_storage_class::admit,
     storage_protection::admit,
+    claim_resize::admit,
 ];
 
 /// Lets every plugin see `object`; for a deletion it is `Null`.

@@ -51,6 +51,8 @@ static DESCRIBED: &[fn(&mut SchemaGenerator)] = &[
     describe::<rbac::v1::Role>,
     describe::<rbac::v1::RoleBinding>,
     describe::<autoscaling::v1::Scale>,
+    describe::<autoscaling::v1::HorizontalPodAutoscaler>,
+    describe::<autoscaling::v2::HorizontalPodAutoscaler>,
     describe::<policy::v1::Eviction>,
     describe::<policy::v1::PodDisruptionBudget>,
     describe::<scheduling::v1::PriorityClass>,

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::encoding::{self, Stored};
-use super::{Place, Registry, decode, meta};
+use super::{Place, Registry, meta};
 use crate::apiserver::admission::author::Author;
 use crate::apiserver::admission::{self, Operation, Request};
 use crate::apiserver::options::DeleteOptions;
@@ -49,7 +49,7 @@ impl Registry {
         admission::admit(&request, &mut Value::Null)?;
         for _ in 0..ATTEMPTS {
             let entry = self.entry(place)?;
-            let old = decode(place, &entry)?;
+            let old = self.read(place, &entry)?;
             check_preconditions(place, options, &old)?;
             let request = Request { old: Some(&old), ..request };
             admission::review(&request, &mut Value::Null).await?;

@@ -6,6 +6,7 @@
 //! stated no version: a patch or an unconditional update is computed anew from the newer object; a
 //! stated version that is stale is a conflict at once.
 
+pub mod decoded;
 pub mod delete;
 pub mod encoding;
 pub mod meta;
@@ -30,6 +31,7 @@ use super::webhook::Webhooks;
 use crate::kinds::meta as kmeta;
 use crate::kinds::{Kind, KindInfo};
 use crate::store::{self, Durability, Entry, Expect, Store, Write};
+use decoded::Decoded;
 use encoding::Stored;
 
 /// How often a generated name that is taken is drawn again; with 27⁵ names per base even once is rare.
@@ -47,6 +49,7 @@ pub struct Registry {
     pub webhooks: Webhooks,
     /// Who else has a say in what is written.
     pub registered: Registered,
+    pub decoded: Decoded,
 }
 
 /// One object's place.
@@ -91,7 +94,16 @@ impl Registry {
         let webhooks = Webhooks::new(store.clone());
         let registered = registered(store.clone());
         let graph = Arc::new(Graph::new(store.clone()));
-        Self { store, allocator, policies, graph, quotas: Ledger::default(), webhooks, registered }
+        Self {
+            store,
+            allocator,
+            policies,
+            graph,
+            quotas: Ledger::default(),
+            webhooks,
+            registered,
+            decoded: Decoded::default(),
+        }
     }
 
     /// Who may do what now.
@@ -107,6 +119,11 @@ impl Registry {
     pub fn find(&self, place: Place<'_>) -> Option<Value> {
         let entry = self.store.get(&place.key())?;
         decode(place, &entry).ok()
+    }
+
+    /// The object of an entry, shared with others who look at it.
+    pub fn read(&self, place: Place<'_>, entry: &Entry) -> Result<Arc<Value>, ApiError> {
+        self.decoded.get(place.kind, &entry.value, entry.mod_revision).map_err(|error| unreadable(entry, error))
     }
 
     /// Creates `object`, whose `metadata.name` may still have to be generated.
@@ -134,13 +151,17 @@ impl Registry {
         }
         let reservation = self.allocator.on_create(kind, &mut object)?;
         let warnings = kind.warnings(&object, None);
-        let stored = if kmeta::text(&object, "name").is_empty() {
+        let named = !kmeta::text(&object, "name").is_empty();
+        let stored = if !named {
             self.create_with_new_name(kind, namespace, &object, author).await?
         } else {
             self.create_once(kind, namespace, &mut object, author).await?
         };
         if !author.dry_run {
             reservation.keep();
+            if named {
+                self.decoded.written(kind, object, stored.revision);
+            }
         }
         Ok(Written { stored, warnings, created: true })
     }
@@ -219,8 +240,11 @@ fn durability(info: &KindInfo) -> Durability {
 
 /// The object of an entry, as its kind shows it.
 pub fn decode(place: Place<'_>, entry: &Entry) -> Result<Value, ApiError> {
-    encoding::decode(place.kind, &entry.value, entry.mod_revision)
-        .map_err(|error| ApiError::internal(format!("stored object {} cannot be read: {error}", entry.key)))
+    encoding::decode(place.kind, &entry.value, entry.mod_revision).map_err(|error| unreadable(entry, error))
+}
+
+fn unreadable(entry: &Entry, error: serde_json::Error) -> ApiError {
+    ApiError::internal(format!("stored object {} cannot be read: {error}", entry.key))
 }
 
 /// Checks the body's namespace against the URL's and writes it.

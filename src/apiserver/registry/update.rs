@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::encoding::{self, Stored};
 use super::owners;
-use super::{Place, Registry, Written, decode, meta, store_error};
+use super::{Place, Registry, Written, meta, store_error};
 use crate::apiserver::admission::author::Author;
 use crate::apiserver::admission::{self, Operation, Request};
 use crate::apiserver::allocate::Reservation;
@@ -41,7 +41,7 @@ impl Registry {
     ) -> Result<Written, ApiError> {
         for _ in 0..ATTEMPTS {
             let entry = self.entry(place)?;
-            let old = decode(place, &entry)?;
+            let old = self.read(place, &entry)?;
             let mut new = change(&old)?;
             check_versions(place, &mut new, &old)?;
             let (warnings, reservation, _charge) = self.prepare(place, lane, author, &mut new, &old).await?;
@@ -65,6 +65,9 @@ impl Registry {
                     None => continue,
                 }
             };
+            if revision > entry.mod_revision {
+                self.decoded.written(place.kind, new, revision);
+            }
             return Ok(Written { stored: Stored { bytes, revision }, warnings, created: false });
         }
         Err(place.stale())
