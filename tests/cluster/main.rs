@@ -3,6 +3,7 @@
 //! Each test has a cluster of its own, on free ports, in a directory of its own. Waiting is always for a
 //! condition with a deadline.
 
+mod admission;
 mod apply;
 mod autoscaler;
 mod cli;

@@ -10,6 +10,7 @@ pub mod decoded;
 pub mod delete;
 pub mod encoding;
 pub mod meta;
+pub mod outline;
 pub mod owners;
 pub mod update;
 
@@ -22,6 +23,8 @@ use super::admission::author::Author;
 use super::admission::in_force::{Registered, registered};
 use super::admission::{self, Operation, Request};
 use super::allocate::Allocator;
+use super::auth::authorize::Rights;
+use super::auth::nodes::graph::Graph;
 use super::auth::rbac::{Policies, policies};
 use super::definitions::Definitions;
 use super::quota::Ledger;
@@ -42,6 +45,8 @@ pub struct Registry {
     pub allocator: Allocator,
     /// Who may do what, as the stored roles say.
     pub policies: Policies,
+    /// What nodes have to do with which objects.
+    graph: Arc<Graph>,
     pub quotas: Ledger,
     pub webhooks: Webhooks,
     /// Who else has a say in what is written.
@@ -92,16 +97,23 @@ impl Registry {
         let policies = policies(store.clone());
         let webhooks = Webhooks::new(store.clone());
         let registered = registered(store.clone());
+        let graph = Arc::new(Graph::new(store.clone()));
         Self {
             store,
             allocator,
             policies,
+            graph,
             quotas: Ledger::default(),
             webhooks,
             registered,
             decoded: Decoded::default(),
             definitions: Definitions::default(),
         }
+    }
+
+    /// Who may do what now.
+    pub fn rights(&self) -> Rights {
+        Rights { policy: self.policies.current(), graph: Some(self.graph.clone()) }
     }
 
     pub fn entry(&self, place: Place<'_>) -> Result<Entry, ApiError> {
