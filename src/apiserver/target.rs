@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use http::Method;
 
 use super::status::ApiError;
-use super::{measured, reviews};
+use super::{components, measured, reviews};
 use crate::kinds::{KINDS, Kind};
 
 /// What a request is about; authorization and the verbs read it.
@@ -61,7 +61,7 @@ fn plain_verb(method: &Method) -> &'static str {
 
 /// Every kind that is served: those that are stored, those that are measured, those that are answered.
 pub fn served() -> impl Iterator<Item = &'static dyn Kind> {
-    KINDS.iter().chain(measured::KINDS).chain(reviews::KINDS).copied()
+    KINDS.iter().chain(components::KINDS).chain(measured::KINDS).chain(reviews::KINDS).copied()
 }
 
 /// The kind that serves `group`/`version`/`plural`.

@@ -5,7 +5,9 @@
 
 mod apply;
 mod autoscaler;
+mod certificates;
 mod cli;
+mod clients;
 mod compile;
 mod corpus;
 mod faults;

@@ -4,6 +4,7 @@
 //! A plugin looks at other objects (in the store, in memory: no plugin waits) and changes the new object
 //! or refuses it. What a kind can decide from the object alone is not here but in `kinds`.
 
+mod certificate_subject;
 mod default_ingress_class;
 mod default_storage_class;
 mod limit_ranger;
@@ -60,6 +61,7 @@ const CHAIN: &[Plugin] = &[
     priority::admit,
     tolerations::admit,
     runtime_class::admit,
+    certificate_subject::admit,
     default_ingress_class::admit,
     default_storage_class::admit,
     storage_protection::admit,

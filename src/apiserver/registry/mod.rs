@@ -20,6 +20,8 @@ use serde_json::Value;
 use super::admission::{self, Operation};
 use super::allocate::Allocator;
 use super::auth::rbac::Policies;
+use super::fairness::Fairness;
+use super::limits::MAX_IN_FLIGHT;
 use super::quota::Ledger;
 use super::status::ApiError;
 use crate::kinds::meta as kmeta;
@@ -38,6 +40,8 @@ pub struct Registry {
     /// Who may do what, as the stored roles say.
     pub policies: Policies,
     pub quotas: Ledger,
+    /// Whose requests are answered first.
+    pub fairness: Fairness,
 }
 
 /// One object's place.
@@ -79,7 +83,8 @@ pub struct Written {
 impl Registry {
     pub fn new(store: Arc<dyn Store>, allocator: Allocator) -> Self {
         let policies = Policies::new(store.clone());
-        Self { store, allocator, policies, quotas: Ledger::default() }
+        let fairness = Fairness::new(store.clone(), MAX_IN_FLIGHT);
+        Self { store, allocator, policies, quotas: Ledger::default(), fairness }
     }
 
     pub fn entry(&self, place: Place<'_>) -> Result<Entry, ApiError> {
@@ -183,6 +188,7 @@ impl Registry {
         let durability = durability(place.info());
         let result = self.store.commit(Write { key: place.key().into(), expect, value, durability }).await;
         self.policies.written(place.info());
+        self.fairness.written(place.info());
         result
     }
 }

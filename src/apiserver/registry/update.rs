@@ -1,5 +1,6 @@
 //! Updates: from the object as it is to the object as it shall be, in one compare-and-swap.
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::encoding::{self, Stored};
@@ -101,6 +102,7 @@ impl Registry {
         kmeta::prepare_update(new, old);
         if lane == Lane::Status {
             place.kind.prepare_status_update(new, old);
+            place.kind.date_status(new, old, Timestamp::now());
             return Ok(nothing);
         }
         admission::admit(self, place, Operation::Update, new, Some(old))?;

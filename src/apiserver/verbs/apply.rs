@@ -52,7 +52,8 @@ async fn write(call: &Call, config: &Config<'_>, options: &WriteOptions) -> Resu
             result => return result,
         }
         call.may_create()?;
-        let object = applied(&empty(config.expected.schema))?;
+        let mut object = applied(&empty(config.expected.schema))?;
+        call.sign_as_requester(&mut object);
         let uid = kmeta::text(&object, "uid");
         if !uid.is_empty() {
             let why =

@@ -13,8 +13,9 @@ use crate::apiserver::{body, hooks};
 pub async fn create(call: &Call, body: Body) -> Result<Response, ApiError> {
     let look = Look::of_objects(&call.headers, &call.query)?;
     let options = WriteOptions::from_query(&call.query, "CreateOptions")?;
-    let decoded = body::object(body, &call.headers, call.kind, options.field_validation).await?;
+    let mut decoded = body::object(body, &call.headers, call.kind, options.field_validation).await?;
     let mut warnings = decoded.warnings;
+    call.sign_as_requester(&mut decoded.object);
     call.guard(&decoded.object, None)?;
     let written = call
         .server

@@ -1,6 +1,7 @@
 //! One file a verb: from a parsed request to its answer.
 
 mod apply;
+mod approval;
 mod binding;
 mod create;
 mod delete;
@@ -28,6 +29,7 @@ use super::auth::User;
 use super::auth::authorize::authorize;
 use super::auth::rbac::escalate;
 use super::body::content_type;
+use super::components;
 use super::measured;
 use super::options::{Query, WriteOptions};
 use super::patch::is_apply;
@@ -39,6 +41,7 @@ use super::reviews;
 use super::status::ApiError;
 use super::target::Target;
 use crate::kinds::Kind;
+use crate::kinds::certificate_signing_request::CertificateSigningRequest;
 use crate::kinds::meta::FIELD_MANAGER_MAX_BYTES;
 
 /// A request for a resource, before its body is read.
@@ -68,10 +71,28 @@ impl Call {
         Owner::Updates { manager: manager.into(), subresource: &self.target.subresource }
     }
 
-    /// Refuses to write a role or binding that gives more than the user has.
+    /// Refuses to write a role or binding that gives more than the user has, or a certificate for a
+    /// signer that is not the user's.
     fn guard(&self, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+        if let Some(old) = old
+            && self.is_about_certificates()
+            && self.target.subresource == "status"
+        {
+            approval::permit_status(self, new, old)?;
+        }
         let policy = self.server.registry.policies.current();
         escalate::check(&policy, &self.user, self.kind, &self.target.namespace, new, old)
+    }
+
+    /// Writes into a request for a certificate who asks for it.
+    fn sign_as_requester(&self, object: &mut Value) {
+        if self.is_about_certificates() {
+            approval::write_requester(&self.user, object);
+        }
+    }
+
+    fn is_about_certificates(&self) -> bool {
+        self.kind.info() == CertificateSigningRequest.info()
     }
 
     /// Whether the user may also make the object: by a verb that makes it where it is not there.
@@ -95,6 +116,7 @@ fn program(agent: Option<&str>) -> String {
 fn deprecation(kind: &dyn Kind) -> Option<&'static str> {
     match (kind.info().group, kind.info().plural) {
         ("", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
         _ => None,
     }
 }
@@ -114,18 +136,22 @@ async fn dispatch(call: Call, body: Body) -> Result<Response, ApiError> {
     if measured::serves(call.kind) {
         return measured::answer(&call).await;
     }
+    if components::serves(call.kind) {
+        return components::answer(&call);
+    }
     if reviews::serves(call.kind) {
         return reviews::answer(&call, body).await;
     }
     let target = &call.target;
     match (&*target.verb, target.subresource.as_str()) {
-        ("get", "" | "status") => get::get(&call),
+        ("get", "" | "status" | "approval") => get::get(&call),
         ("list", "") => list::list(&call),
         ("watch", "") => watch::watch(&call),
         ("create", "") => create::create(&call, body).await,
         ("update", "" | "status") => update::update(&call, body).await,
         ("patch", "" | "status") if is_apply(content_type(&call.headers)) => apply::apply(&call, body).await,
         ("patch", "" | "status") => patch::patch(&call, body).await,
+        ("update" | "patch", "approval") => approval::write(&call, body).await,
         ("delete", "") => delete::delete(&call, body).await,
         ("deletecollection", "") => delete::collection(&call, body).await,
         ("create", "token") => token::create(&call, body).await,

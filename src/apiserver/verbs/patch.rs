@@ -45,7 +45,7 @@ impl Patch {
     }
 
     /// The patched object, which must still be the same object.
-    fn apply(&self, call: &Call, old: &Value) -> Result<Value, ApiError> {
+    pub fn apply(&self, call: &Call, old: &Value) -> Result<Value, ApiError> {
         let info = call.kind.info();
         let expected =
             Expected::of(info).ok_or_else(|| ApiError::internal(format!("the type {} is not known", info.kind)))?;
