@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use coracle::runtime::wasm::{WasmConfig, WasmRuntime, digest_of};
 use coracle::runtime::{
-    Container, ContainerSpec, Grants, ImageSource, InstancePolicy, Isolation, Output, RunState, Runtime as _, Sandbox,
-    SandboxSpec, Stream,
+    Container, ContainerSpec, Grants, ImageSource, InstancePolicy, Isolation, LinuxContainer, LinuxSandbox, Output,
+    RunState, Runtime as _, Sandbox, SandboxSpec, Stream,
 };
 use coracle::wire::{CallTimeouts, Caller, HttpBody, HttpService, Outbound, OutboundError};
 use criterion::Criterion;
@@ -70,12 +70,15 @@ impl Pod {
             args: vec![name.to_owned()],
             env: vec![("HOSTNAME".to_owned(), "bench".to_owned())],
             mounts: Vec::new(),
+            deferred: None,
             memory_limit: Some(64 << 20),
             cpu_limit_millis: None,
             cpu_request_millis: None,
             output: Arc::new(Discard),
             grants: Grants::default(),
             instances,
+            run: 0,
+            linux: LinuxContainer::default(),
         };
         let sandbox = SandboxSpec {
             uid: "bench".to_owned(),
@@ -86,6 +89,7 @@ impl Pod {
             memory_limit: Some(128 << 20),
             isolation: Isolation::Shared,
             outbound: Arc::new(Nowhere),
+            linux: LinuxSandbox::default(),
         };
         Self { sandbox: host.sandbox(sandbox).await.expect("a sandbox"), spec }
     }

@@ -75,6 +75,8 @@ impl Cluster {
             trust: Trust::default(),
             image_gc: ImageGc::default(),
             pod_cidr: self.pod_cidr.parse().expect("a CIDR"),
+            bridged: None,
+            dns: None,
             address: LOOPBACK,
             listen: (LOOPBACK, 0).into(),
             ingress: None,

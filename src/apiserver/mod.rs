@@ -14,8 +14,10 @@ pub mod allocate;
 pub mod auth;
 mod body;
 mod bootstrap;
+pub mod cel;
 pub mod codec;
 mod components;
+mod derived;
 pub mod discovery;
 mod documents;
 mod expiry;
@@ -43,6 +45,7 @@ pub mod status;
 pub mod table;
 pub mod target;
 mod verbs;
+pub mod webhook;
 
 use std::net::SocketAddr;
 use std::ops::{Deref, RangeInclusive};
@@ -169,9 +172,10 @@ impl ApiServer {
             Some(key) => key,
             None => AccountKey::in_memory().map_err(ApiError::internal)?,
         };
+        let registry = Registry::new(store, Allocator::new(service_cidr, node_ports));
         let server = Self(Arc::new(Inner {
-            registry: Registry::new(store, Allocator::new(service_cidr, node_ports)),
-            changes: Changes::default(),
+            changes: Changes::new(registry.decoded.clone()),
+            registry,
             presence: Presence::default(),
             limits: Limits::default(),
             node_client: node_tls.map(relay::client),
@@ -253,7 +257,7 @@ async fn answer(server: ApiServer, request: Request<Body>) -> Result<Response, A
     let (target, kind) = target::parse(&parts.method, path, query.bool("watch"))?;
     permit(&policy, &user, &target, query.get("fieldSelector"))?;
     let flow = server.registry.fairness.classify(&user, &target);
-    let call = verbs::Call { server, user, target, kind, query, headers: parts.headers, upgrade };
+    let call = verbs::Call { server, user, target, kind, query, headers: parts.headers, upgrade, said: Arc::default() };
     let server = call.server.clone();
     let counted = server.metrics.begin(call.kind, &call.target);
     let mut response = in_turn(call, body, flow.as_ref()).await.unwrap_or_else(IntoResponse::into_response);

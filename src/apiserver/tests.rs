@@ -39,7 +39,7 @@ impl Api {
         self.server.router().layer(axum::Extension(User::server()))
     }
 
-    async fn send(&self, method: Method, path: &str, content_type: &str, body: String) -> (StatusCode, Value) {
+    pub async fn send(&self, method: Method, path: &str, content_type: &str, body: String) -> (StatusCode, Value) {
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -140,6 +140,8 @@ fn sample(kind: &dyn Kind) -> Value {
         "template": {"metadata": {"labels": {"app": "a"}}, "spec": pod},
     });
     let job = json!({"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "hello:1"}]}});
+    let rule = json!({"operations": ["CREATE"], "apiGroups": ["none.example.com"], "apiVersions": ["v1"],
+        "resources": ["nones"]});
     let rest = match (kind.info().group, kind.info().plural) {
         ("", "pods") => json!({"spec": pod}),
         ("", "services") => json!({"spec": {"ports": [{"port": 80}]}}),
@@ -201,6 +203,14 @@ fn sample(kind: &dyn Kind) -> Value {
             json!({"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]})
         }
         ("rbac.authorization.k8s.io", _) => json!({"roleRef": {"kind": "ClusterRole", "name": "view"}}),
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies") => json!({"spec": {
+            "matchConstraints": {"resourceRules": [rule]}, "validations": [{"expression": "true"}]}}),
+        ("admissionregistration.k8s.io", "validatingadmissionpolicybindings") => {
+            json!({"spec": {"policyName": "p", "validationActions": ["Deny"]}})
+        }
+        ("admissionregistration.k8s.io", _) => json!({"webhooks": [{
+            "name": "a.example.com", "clientConfig": {"url": "https://w.example.com/"}, "rules": [rule],
+            "sideEffects": "None", "admissionReviewVersions": ["v1"]}]}),
         ("", "limitranges") => json!({"spec": {"limits": []}}),
         ("" | "coordination.k8s.io", _) => json!({}),
         other => panic!("add a sample for {other:?}"),

@@ -7,14 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use ipnet::Ipv4Net;
 use tokio_util::sync::CancellationToken;
 
 use super::join::{Membership, join, membership};
 use crate::apiserver::auth::pki::create_private_dir;
 use crate::client;
-use crate::node::{ImageGc, NodeConfig, NodeTls, Thresholds};
+use crate::network::anyip;
+use crate::node::{Bridged, ImageGc, NodeConfig, NodeTls, Thresholds};
 use crate::oci::Trust;
 use crate::runtime::Runtime;
+use crate::runtime::docker::{self, DockerConfig, DockerRuntime};
 use crate::runtime::isolated::IsolatingRuntime;
 use crate::runtime::wasm::{WasmConfig, WasmRuntime};
 
@@ -33,6 +36,24 @@ pub struct NodeOptions {
     pub port: u16,
     pub ingress: Option<SocketAddr>,
     pub eviction_hard: Thresholds,
+    /// `None`: this node runs no containers of ordinary images.
+    pub docker: Option<DockerOptions>,
+}
+
+/// The Docker Engine of a node.
+#[derive(Debug)]
+pub struct DockerOptions {
+    /// `unix:///var/run/docker.sock`
+    pub address: String,
+    /// Whether containers run on when the node stops in good order.
+    pub leave_running: bool,
+}
+
+/// The upper half of the node's addresses is for pods with a network of their own. None can be of the
+/// loopback range: that is each network's own.
+fn bridged(pods: Ipv4Net) -> Option<Bridged> {
+    let cidr = pods.subnets(pods.prefix_len() + 1).ok()?.nth(1)?;
+    (!pods.network().is_loopback()).then(|| Bridged { cidr, gateway: docker::gateway(cidr) })
 }
 
 /// Runs the node until `stop`.
@@ -53,14 +74,28 @@ pub async fn serve(options: NodeOptions, stop: CancellationToken) -> Result<()> 
         compiler: Some(own.clone()),
         ..WasmConfig::default()
     })?;
-    let runtimes: Vec<Arc<dyn Runtime>> = vec![Arc::new(IsolatingRuntime::new(wasm, own))];
+    let mut runtimes: Vec<Arc<dyn Runtime>> = vec![Arc::new(IsolatingRuntime::new(wasm, own))];
+    let leave_running = options.docker.as_ref().is_some_and(|docker| docker.leave_running);
+    let bridged = options.docker.as_ref().and_then(|_| bridged(member.joined.pod_cidr));
+    if let Some(docker) = options.docker {
+        runtimes.push(Arc::new(DockerRuntime::start(DockerConfig {
+            address: docker.address,
+            dir: std::path::absolute(options.data_dir.join("docker"))?,
+            subnet: bridged.map(|bridged| bridged.cidr),
+            leave_running: docker.leave_running,
+        })?));
+    }
+    let claimed = claim(&member, bridged.as_ref(), member.joined.service_cidr);
     let config = NodeConfig {
         name: options.name,
-        data_dir: options.data_dir,
+        // Containers are given files below it.
+        data_dir: std::path::absolute(options.data_dir)?,
         images_dirs: options.images,
         trust: options.trust,
         image_gc: options.image_gc,
         pod_cidr: member.joined.pod_cidr.into(),
+        bridged,
+        dns: None,
         address: options.address,
         listen: SocketAddr::new(options.address, options.port),
         ingress: options.ingress,
@@ -72,7 +107,30 @@ pub async fn serve(options: NodeOptions, stop: CancellationToken) -> Result<()> 
         max_pods: NodeConfig::MAX_PODS,
         eviction_hard: options.eviction_hard,
     };
-    crate::node::run(config, client, runtimes, stop).await
+    let ran = crate::node::run(config, client, runtimes, stop).await;
+    // What containers that run on still need stays.
+    for range in claimed.into_iter().filter(|_| !leave_running) {
+        anyip::release(range);
+    }
+    ran
+}
+
+/// Makes this machine's own what is to be bound here of ordinary ranges. The node runs without it, too: calls
+/// of this process to its own pods need no address.
+fn claim(member: &Membership, bridged: Option<&Bridged>, services: Ipv4Net) -> Vec<Ipv4Net> {
+    let pods = member.joined.pod_cidr;
+    let own = match bridged {
+        Some(_) => pods.subnets(pods.prefix_len() + 1).ok().and_then(|mut halves| halves.next()).unwrap_or(pods),
+        None => pods,
+    };
+    let mut claimed = Vec::new();
+    for range in [services, own].into_iter().filter(|range| !range.network().is_loopback()) {
+        match anyip::claim(range) {
+            Ok(()) => claimed.push(range),
+            Err(error) => tracing::warn!("{error}"),
+        }
+    }
+    claimed
 }
 
 /// The credentials of an earlier join, or those of a new one; tries until the server answers.

@@ -8,8 +8,11 @@ use anyhow::{Context, Result};
 use super::image_gc::ImageGcFlags;
 use super::registries::Registries;
 use super::{block_on, cores};
-use crate::app::node::{NodeOptions, serve};
+use crate::app::node::{DockerOptions, NodeOptions, serve};
 use crate::node::Thresholds;
+
+/// Where a Docker Engine listens, unless it was told otherwise.
+pub const DOCKER: &str = "unix:///var/run/docker.sock";
 
 /// Run one node: the agent, the Wasm host and the service router.
 #[derive(Debug, clap::Args)]
@@ -48,6 +51,9 @@ pub struct Args {
     /// Below what pods are evicted [default: memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<2.5%].
     #[arg(long, value_name = "SIGNAL<AMOUNT")]
     eviction_hard: Option<Thresholds>,
+    /// Run pods of ordinary images too, by the Docker Engine at this address.
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true, default_missing_value = DOCKER)]
+    docker: Option<String>,
     /// Stop when standard input ends.
     #[arg(long, hide = true)]
     supervised: bool,
@@ -90,5 +96,7 @@ fn resolve(args: Args) -> Result<NodeOptions> {
         port: args.port,
         ingress: args.ingress_addr,
         eviction_hard: args.eviction_hard.unwrap_or_default(),
+        // A cluster that is stopped leaves nothing running; a machine's agent that is, does.
+        docker: args.docker.map(|address| DockerOptions { address, leave_running: !args.supervised }),
     })
 }

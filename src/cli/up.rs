@@ -9,6 +9,7 @@ use ipnet::Ipv4Net;
 use tokio_util::sync::CancellationToken;
 
 use super::image_gc::ImageGcFlags;
+use super::node::DOCKER;
 use super::progress::Progress;
 use super::registries::Registries;
 use super::{apply, block_on};
@@ -49,15 +50,29 @@ pub struct Args {
     registries: Registries,
     #[command(flatten)]
     image_gc: ImageGcFlags,
-    /// The addresses of Services; clusters that run side by side need different ones.
-    #[arg(long, value_name = "CIDR", default_value = "127.96.0.0/16")]
-    service_cidr: Ipv4Net,
-    /// The addresses of pods; each node gets a /18 of it.
-    #[arg(long, value_name = "CIDR", default_value = "127.64.0.0/11")]
-    pod_cidr: Ipv4Net,
+    /// Run pods of ordinary images too, by the Docker Engine at this address.
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true, default_missing_value = DOCKER)]
+    docker: Option<String>,
+    /// The addresses of Services; clusters that run side by side need different ones [default: 127.96.0.0/16, with
+    /// --docker 100.64.0.0/16].
+    #[arg(long, value_name = "CIDR")]
+    service_cidr: Option<Ipv4Net>,
+    /// The addresses of pods; each node gets a /18 of it [default: 127.64.0.0/11, with --docker 100.96.0.0/11].
+    #[arg(long, value_name = "CIDR")]
+    pod_cidr: Option<Ipv4Net>,
     /// Below what nodes evict pods [default: memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<2.5%].
     #[arg(long, value_name = "SIGNAL<AMOUNT", value_parser = thresholds)]
     eviction_hard: Option<String>,
+}
+
+/// Of Services and of pods: what any user may bind.
+const LOOPBACK: [([u8; 4], u8); 2] = [([127, 96, 0, 0], 16), ([127, 64, 0, 0], 11)];
+/// The same where others than this machine's own processes are to reach them: of the range that is shared
+/// by providers and their customers (RFC 6598), which few local networks use.
+const PRIVATE: [([u8; 4], u8); 2] = [([100, 64, 0, 0], 16), ([100, 96, 0, 0], 11)];
+
+fn net((address, prefix): ([u8; 4], u8)) -> Ipv4Net {
+    Ipv4Net::new_assert(address.into(), prefix)
 }
 
 /// Checked here, so that a mistake is seen before anything is started; read by each node.
@@ -76,6 +91,8 @@ pub fn run(args: Args) -> Result<()> {
     crate::telemetry::start("warn,kube_client=off");
     let eviction =
         args.eviction_hard.map(|thresholds| vec!["--eviction-hard".to_owned(), thresholds]).unwrap_or_default();
+    let [service_cidr, pod_cidr] = if args.docker.is_some() { PRIVATE } else { LOOPBACK }.map(net);
+    let docker: Vec<String> = args.docker.iter().map(|address| format!("--docker={address}")).collect();
     let config = UpConfig {
         nodes: args.nodes,
         data_dir: std::path::absolute(args.data_dir)?,
@@ -83,9 +100,9 @@ pub fn run(args: Args) -> Result<()> {
         ingress_addr: args.ingress_addr,
         kubeconfig: args.kubeconfig.map_or_else(kubeconfig::default_path, Ok)?,
         images: std::path::absolute(args.images)?,
-        node_flags: [args.registries.checked_flags()?, args.image_gc.checked_flags()?, eviction].concat(),
-        service_cidr: args.service_cidr,
-        pod_cidr: args.pod_cidr,
+        node_flags: [args.registries.checked_flags()?, args.image_gc.checked_flags()?, eviction, docker].concat(),
+        service_cidr: args.service_cidr.unwrap_or(service_cidr),
+        pod_cidr: args.pod_cidr.unwrap_or(pod_cidr),
     };
     let manifests = args.file;
     block_on(1, async move {

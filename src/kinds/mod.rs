@@ -10,6 +10,7 @@
 //! generic API tests follow from the row. This room decides; it never reads a clock, a store or a
 //! socket: the time that a row's age needs comes in as an argument.
 
+pub mod admission;
 pub mod api_service;
 pub mod certificate_signing_request;
 pub mod cluster_role;
@@ -187,6 +188,10 @@ pub static KINDS: &[&dyn Kind] = &[
     &priority_class::PriorityClass,
     &flow_schema::FlowSchema,
     &priority_level_configuration::PriorityLevelConfiguration,
+    &admission::mutating_webhook_configuration::MutatingWebhookConfiguration,
+    &admission::validating_admission_policy::ValidatingAdmissionPolicy,
+    &admission::validating_admission_policy_binding::ValidatingAdmissionPolicyBinding,
+    &admission::validating_webhook_configuration::ValidatingWebhookConfiguration,
 ];
 
 /// A column as the kinds' tables write it; the description is filled by the Table codec from the schema.

@@ -9,6 +9,7 @@
 //! It refuses to know pods' lives: who is ready is what the table says, who answers here is what has
 //! been registered.
 
+pub mod anyip;
 mod balance;
 mod cores;
 mod dial;

@@ -5,7 +5,7 @@
 //! worker, and a worker that hears the same twice does nothing. A worker that ends, or panics, while
 //! its pod is still there is begun anew from the pod's status.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -94,9 +94,22 @@ impl Agent {
     /// Removes from the disk what belongs to pods that went while nobody was here.
     fn sweep(&self) {
         let pods = self.pods.list();
-        let uids: Vec<&str> = pods.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
-        self.context.volumes.sweep(|uid| uids.contains(&uid));
-        self.context.logs.sweep(|dir| uids.iter().any(|uid| dir.ends_with(uid)));
+        let uids: HashSet<&str> = pods.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
+        self.context.volumes.sweep(|uid| uids.contains(uid));
+        self.context.logs.sweep(|dir| dir.rsplit('_').next().is_some_and(|uid| uids.contains(uid)));
+        self.sweep_runtimes();
+    }
+
+    /// The same of what runtimes have, which may be slow to answer.
+    fn sweep_runtimes(&self) {
+        let known: HashSet<String> = self.pods.list().iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
+        let known: HashSet<String> = known.into_iter().chain(self.workers.keys().cloned()).collect();
+        let context = self.context.clone();
+        tokio::spawn(async move {
+            for runtime in &context.runtimes {
+                runtime.sweep(&known).await;
+            }
+        });
     }
 
     fn rescan(&mut self) {
@@ -107,6 +120,7 @@ impl Agent {
         for key in keys {
             self.reconcile(&key);
         }
+        self.sweep_runtimes();
     }
 
     fn reconcile(&mut self, key: &ObjectKey) {

@@ -42,6 +42,7 @@ pub async fn run(container: &Arc<dyn Container>, args: &[String], names: &[Strin
         stdin: Box::new(tokio::io::empty()),
         stdout: Box::new(kept.clone()),
         stderr: Box::new(kept.clone()),
+        terminal: None,
     };
     let command = ExecCommand { args: args.to_vec(), program_names: names.to_vec() };
     let end = container.exec(command, streams).await?;

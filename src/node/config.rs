@@ -1,11 +1,11 @@
 //! What a node is told when it starts. Everything else it learns from the API.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use http::Uri;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::image_gc::ImageGc;
 pub use super::pressure::Thresholds;
@@ -27,6 +27,8 @@ pub struct NodeConfig {
     pub image_gc: ImageGc,
     /// The addresses its pods get; written to `spec.podCIDR`.
     pub pod_cidr: IpNet,
+    /// Those of them that are for pods with a network of their own; `None` if no runtime has such.
+    pub bridged: Option<Bridged>,
     /// The node's own address, `InternalIP` in its status.
     pub address: IpAddr,
     /// Where the node's own HTTP API listens; port 0 takes any free one, the status says which.
@@ -40,6 +42,8 @@ pub struct NodeConfig {
     /// The API server's URL, for the presence stream, which must be a connection of its own. `None`
     /// (a server in the same process, or another Kubernetes): the Lease alone says that the node lives.
     pub server: Option<Uri>,
+    /// Where the cluster's DNS server answers, for runtimes whose pods ask one.
+    pub dns: Option<IpAddr>,
     /// The name after which guests' short names are completed, `cluster.local` by default.
     pub cluster_domain: String,
     /// Labels beside the well-known ones.
@@ -48,6 +52,14 @@ pub struct NodeConfig {
     pub max_pods: u32,
     /// Below which of the machine's resources pods are evicted.
     pub eviction_hard: Thresholds,
+}
+
+/// A part of the pods' addresses that are on a bridge rather than this machine's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bridged {
+    pub cidr: Ipv4Net,
+    /// The machine's address on it.
+    pub gateway: Ipv4Addr,
 }
 
 impl NodeConfig {

@@ -6,6 +6,7 @@
 //! may write to. With `stdinOnce` it ends with the first of them.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use k8s_openapi::api::core::v1 as core;
@@ -83,15 +84,31 @@ impl Drop for End<'_> {
 
 impl Output for Console {
     fn write(&self, stream: Stream, bytes: &[u8]) {
-        if let Some(said) = self.said.get().filter(|said| said.receiver_count() > 0) {
-            // The last receiver may have gone this moment.
-            let _ = said.send((stream, Bytes::copy_from_slice(bytes)));
-        }
+        self.tell(stream, bytes);
         self.log.write(stream, bytes);
+    }
+
+    fn write_at(&self, stream: Stream, bytes: &[u8], at: SystemTime) {
+        self.tell(stream, bytes);
+        self.log.write_at(stream, bytes, at);
+    }
+
+    fn heard_until(&self) -> Option<SystemTime> {
+        self.log.heard_until()
     }
 
     fn input(&self) -> Option<Reader> {
         let input = self.input.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         Some(Box::new(input))
+    }
+}
+
+impl Console {
+    /// Tells those who are attached.
+    fn tell(&self, stream: Stream, bytes: &[u8]) {
+        if let Some(said) = self.said.get().filter(|said| said.receiver_count() > 0) {
+            // The last receiver may have gone this moment.
+            let _ = said.send((stream, Bytes::copy_from_slice(bytes)));
+        }
     }
 }

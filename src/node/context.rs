@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use tokio::sync::{Semaphore, watch};
 
+use super::choose;
 use super::config::NodeConfig;
 use super::console::Console;
 use super::fields::{Allocatable, Fields};
@@ -20,12 +21,13 @@ use super::objects::Objects;
 use super::plan::{Index, Plan};
 use super::pod::Note;
 use super::recovery::Recovery;
+use super::resolver;
 use super::routes::Routes;
 use super::usage::PodUsage;
 use super::volumes::Volumes;
 use crate::network::Network;
 use crate::reconcile::{EventKind, ObjectKey, Recorder, Shared};
-use crate::runtime::{Container, Runtime};
+use crate::runtime::{Container, Dns, Runtime};
 use crate::wire::Outbound;
 
 /// First starts at the same time. Each may read files and compile; more of them at once would only make
@@ -45,7 +47,7 @@ pub struct Context {
     pub recorder: Recorder,
     pub images: Images,
     pub objects: Arc<Objects>,
-    pub volumes: Volumes,
+    pub volumes: Arc<Volumes>,
     pub logs: Logs,
     pub addresses: Addresses,
     pub network: Arc<Network>,
@@ -72,17 +74,28 @@ impl Context {
         Fields { pod, pod_ip, host_ip: self.config.address, allocatable: self.allocatable }
     }
 
-    /// The runtime that the pod's class names.
-    pub fn runtime(&self, pod: &core::Pod) -> Result<&Arc<dyn Runtime>, String> {
-        let first = || self.runtimes.first().ok_or_else(|| "this node has no runtime".to_owned());
-        let class =
-            pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref()).filter(|name| !name.is_empty());
-        let Some(class) = class else { return first() };
-        // A class may be called otherwise than the handler it names.
-        let known = self.classes.get(&ObjectKey::cluster(class));
-        let handler = known.as_ref().map_or(class, |known| known.handler.as_str());
-        let named = self.runtimes.iter().find(|runtime| runtime.name() == handler);
-        named.ok_or_else(|| format!("no runtime for \"{handler}\" is configured on this node"))
+    /// What the pod's processes ask for names.
+    pub fn resolver(&self, pod: &core::Pod) -> Dns {
+        if !self.runtimes.iter().any(|runtime| runtime.nature().own_network) {
+            return Dns::default();
+        }
+        // systemd-resolved shows the servers behind its own in another file.
+        let files = ["/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"];
+        let text = files.iter().find_map(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
+        let (cluster, domain) = (self.config.dns, self.config.cluster_domain.as_str());
+        resolver::of(pod, &resolver::Sources { cluster, domain, machine: &Dns::parse(&text) })
+    }
+
+    /// Whether a container's id is of a runtime that outlives this process.
+    pub fn outlives(&self, id: &str) -> bool {
+        self.runtimes.iter().any(|runtime| runtime.nature().outlives_process && choose::is_of(id, runtime.name()))
+    }
+
+    /// The pod is over: its runtime is to leave nothing behind.
+    pub async fn remove(&self, uid: &str) {
+        for runtime in &self.runtimes {
+            runtime.remove(uid).await;
+        }
     }
 
     /// Records an event about a pod or one of its containers.

@@ -66,8 +66,13 @@ pub fn environment(
 }
 
 /// argv, by upstream's rules: `command` replaces all that the image says, `args` only the latter part of it.
-/// What names no program, as a bare module does not, is called by the container's name.
-pub fn arguments(container: &core::Container, env: &BTreeMap<String, String>, image: &Startup) -> Vec<String> {
+/// What names no program, as a bare module does not, is called `bare`.
+pub fn arguments(
+    container: &core::Container,
+    env: &BTreeMap<String, String>,
+    image: &Startup,
+    bare: Option<&str>,
+) -> Vec<String> {
     let expanded =
         |list: &Option<Vec<String>>| -> Vec<String> { list.iter().flatten().map(|text| expand(text, env)).collect() };
     let mut argv = expanded(&container.command);
@@ -79,7 +84,7 @@ pub fn arguments(container: &core::Container, env: &BTreeMap<String, String>, im
         }
     }
     if argv.is_empty() {
-        argv.push(container.name.clone());
+        argv.extend(bare.map(str::to_owned));
     }
     argv.extend(args);
     argv

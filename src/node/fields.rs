@@ -99,6 +99,12 @@ pub fn limit_millis(container: &core::Container, resource: &str) -> Option<u64> 
     u64::try_from(limit.0.parse::<Quantity>().ok()?.millis()).ok()
 }
 
+/// A request of a container, in whole units.
+pub fn request_units(container: &core::Container, resource: &str) -> Option<u64> {
+    let request = container.resources.as_ref()?.requests.as_ref()?.get(resource)?;
+    u64::try_from(request.0.parse::<Quantity>().ok()?.units()).ok()
+}
+
 /// A limit of a container, in whole units.
 pub fn limit_units(container: &core::Container, resource: &str) -> Option<u64> {
     let limit = container.resources.as_ref()?.limits.as_ref()?.get(resource)?;

@@ -304,12 +304,12 @@ impl Images {
     }
 }
 
-fn never_pulled(reference: &str) -> Refusal {
+pub fn never_pulled(reference: &str) -> Refusal {
     let message = format!("Container image \"{reference}\" is not present with pull policy of Never");
     Refusal { kind: RefusalKind::Image, reason: "ErrImageNeverPull", message }
 }
 
-fn pull_failed(reference: &str, why: &str) -> Refusal {
+pub fn pull_failed(reference: &str, why: &str) -> Refusal {
     Refusal {
         kind: RefusalKind::Image,
         reason: "ErrImagePull",

@@ -4,12 +4,14 @@
 
 mod image;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1 as core;
 
+use super::choose;
 use super::command;
 use super::compose::{self, Provider, Role};
 use super::console::Console;
@@ -19,6 +21,7 @@ use super::fields::{limit_millis, limit_units, request_millis};
 use super::grants;
 use super::instances;
 use super::isolation;
+use super::linux;
 use super::logs::ContainerLog;
 use super::objects::{Lookup, Tracked};
 use super::plan::{Index, Plan};
@@ -29,7 +32,10 @@ use super::termination::{self, LastWords};
 use super::usage::About;
 use super::volumes::{PodVolumes, Sources};
 use crate::oci::Startup;
-use crate::runtime::{Container, ContainerSpec, Image, Isolation, Mount, Sandbox, SandboxSpec, StartError};
+use crate::runtime::{
+    Container, ContainerSpec, DeferredMounts, Image, Isolation, Mount, Nature, RunState, Runtime, Sandbox, SandboxSpec,
+    StartError,
+};
 use crate::wire::HttpService;
 
 /// Upstream lets a `postStart` hook take for ever; nobody is served by a container that never starts.
@@ -38,30 +44,42 @@ const POST_START_LIMIT: Duration = Duration::from_secs(60);
 /// What a pod's containers share.
 pub struct Surroundings {
     pub ip: IpAddr,
+    pub runtime: Arc<dyn Runtime>,
     pub sandbox: Arc<dyn Sandbox>,
     pub volumes: Arc<PodVolumes>,
 }
 
 /// Makes a pod's surroundings; on failure, the reason and words of an event.
-pub async fn prepare(context: &Context, pod: &core::Pod) -> Result<(Surroundings, Sources), (&'static str, String)> {
+pub async fn prepare(
+    context: &Context,
+    pod: &Arc<core::Pod>,
+) -> Result<(Surroundings, Sources), (&'static str, String)> {
     let sandbox_failed = |why: String| ("FailedCreatePodSandBox", why);
-    let runtime = context.runtime(pod).map_err(sandbox_failed)?;
-    let ip = address(context, pod).map_err(sandbox_failed)?;
+    let runtime = choose::runtime(context, pod).map_err(sandbox_failed)?;
+    let ip = address(context, pod, runtime.nature()).map_err(sandbox_failed)?;
     let (volumes, sources) =
-        context.volumes.mount(&context.fields(pod, ip)).await.map_err(|why| ("FailedMount", why))?;
+        context.volumes.mount(pod, &context.fields(pod, ip)).await.map_err(|why| ("FailedMount", why))?;
     let isolation = isolation::of(pod).map_err(sandbox_failed)?;
     let sandbox = runtime.sandbox(sandbox_spec(context, pod, ip, isolation)).await;
     let sandbox = sandbox.map_err(|error| sandbox_failed(format!("Failed to create pod sandbox: {error}")))?;
-    Ok((Surroundings { ip, sandbox, volumes: Arc::new(volumes) }, sources))
+    Ok((Surroundings { ip, runtime, sandbox, volumes: Arc::new(volumes) }, sources))
 }
 
-fn address(context: &Context, pod: &core::Pod) -> Result<IpAddr, String> {
+fn address(context: &Context, pod: &core::Pod, nature: Nature) -> Result<IpAddr, String> {
     if pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true) {
         return Ok(context.config.address);
     }
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    let full = || format!("Failed to create pod sandbox: no address of {} is free", context.config.pod_cidr);
-    context.addresses.allocate(uid).ok_or_else(full)
+    let none = || match (nature.own_network, &context.config.bridged) {
+        (true, None) => format!(
+            "Failed to create pod sandbox: pods with a network of their own cannot have addresses of {}: start the \
+             server with --pod-cidr 100.96.0.0/11 --service-cidr 100.64.0.0/16 and an empty data directory (coracle \
+             up --docker does so by itself), or let the pod use hostNetwork",
+            context.config.pod_cidr
+        ),
+        _ => format!("Failed to create pod sandbox: no address of {} is free", context.config.pod_cidr),
+    };
+    context.addresses.allocate(uid, nature.own_network).ok_or_else(none)
 }
 
 fn sandbox_spec(context: &Context, pod: &core::Pod, ip: IpAddr, isolation: Isolation) -> SandboxSpec {
@@ -80,6 +98,7 @@ fn sandbox_spec(context: &Context, pod: &core::Pod, ip: IpAddr, isolation: Isola
         memory_limit: memory.and_then(|memory| u64::try_from(memory.units()).ok()),
         isolation,
         outbound: context.outbound.clone(),
+        linux: linux::sandbox(pod, context.resolver(pod)),
     }
 }
 
@@ -103,6 +122,10 @@ pub struct Launched {
     pub kept: Kept,
     /// What its figures are told under.
     pub about: About,
+    /// What its runtime calls it.
+    pub id: Option<String>,
+    /// Since when it runs, if it was found rather than started.
+    pub found: Option<SystemTime>,
 }
 
 /// Which life of which container to start, and in what.
@@ -111,6 +134,7 @@ pub struct Launch {
     pub index: Index,
     pub run: u32,
     pub ip: IpAddr,
+    pub runtime: Arc<dyn Runtime>,
     pub sandbox: Arc<dyn Sandbox>,
     pub volumes: Arc<PodVolumes>,
     pub log_dir: String,
@@ -120,6 +144,7 @@ pub struct Launch {
 impl Launch {
     /// Starts the container's life.
     pub async fn go(self, context: &Context) -> Result<Launched, Refusal> {
+        let began = SystemTime::now();
         let container = Plan::container(&self.pod, self.index)
             .ok_or_else(|| config("CreateContainerError", "the container is not in the pod's spec".to_owned()))?;
         let instances =
@@ -138,9 +163,10 @@ impl Launch {
         let fields = context.fields(&self.pod, self.ip);
         let config_error = |why| config("CreateContainerConfigError", why);
         let mut env = env::environment(&fields, container, &context.services.list(), &found).map_err(config_error)?;
-        let args = env::arguments(container, &env, &startup);
+        let args = self.arguments(container, &env, &startup);
         env::add_of_image(&mut env, &startup);
-        let mut mounts = self.volumes.mounts(container, &env).map_err(config_error)?;
+        let mut mounts =
+            self.volumes.mounts(container, &env, self.runtime.nature().mounts_files).map_err(config_error)?;
         let log = context.logs.open(&self.log_dir, &container.name, self.run);
         let console = Console::new(log.clone(), container);
         let last_words = self.last_words(context, container, &mut mounts, &log).map_err(config_error)?;
@@ -149,6 +175,7 @@ impl Launch {
             image: image.clone(),
             args,
             env: env.into_iter().collect(),
+            deferred: self.deferred(&mounts),
             mounts,
             memory_limit: limit_units(container, "memory"),
             cpu_limit_millis: limit_millis(container, "cpu"),
@@ -156,12 +183,19 @@ impl Launch {
             output: console.clone(),
             grants: grants::of(&self.pod, &found).map_err(config_error)?,
             instances,
+            run: self.run,
+            linux: linux::container(&self.pod, container, context.allocatable.memory_bytes),
         };
         let started = self.sandbox.start(&spec).await.map_err(refused)?;
         self.post_start(context, container, &started).await?;
-        let about = self.about(container);
+        let found = match &*started.state().borrow() {
+            RunState::Running { started_at } => Some(*started_at).filter(|at| *at < began),
+            RunState::Exited(exit) => Some(exit.started_at).filter(|at| *at < began),
+        };
+        let id = started.id();
+        let about = self.about(container, id.clone());
         let kept = Kept { image: Some(image), image_id, startup, _objects: objects };
-        Ok(Launched { about, container: started, log, console, last_words, kept })
+        Ok(Launched { about, id, found, container: started, log, console, last_words, kept })
     }
 
     /// Starts a container whose image is a part of others: its image is looked for, and no more.
@@ -175,14 +209,26 @@ impl Launch {
         let last_words = self.last_words(context, container, &mut Vec::new(), &log);
         let last_words = last_words.map_err(|why| config("CreateContainerConfigError", why))?;
         let kept = Kept { image_id, ..Kept::default() };
-        Ok(Launched { about: self.about(container), container: Provider::start(), log, console, last_words, kept })
+        let about = self.about(container, None);
+        let container = Provider::start();
+        Ok(Launched { about, id: None, found: None, container, log, console, last_words, kept })
     }
 
-    fn about(&self, container: &core::Container) -> About {
+    fn deferred(&self, mounts: &[Mount]) -> Option<Arc<dyn DeferredMounts>> {
+        self.volumes.has_deferred(mounts).then(|| self.volumes.clone() as Arc<dyn DeferredMounts>)
+    }
+
+    /// argv. What names no program is called by the container's name, where a program is not a file.
+    fn arguments(&self, container: &core::Container, env: &BTreeMap<String, String>, image: &Startup) -> Vec<String> {
+        let bare = self.runtime.images().is_none().then_some(container.name.as_str());
+        env::arguments(container, env, image, bare)
+    }
+
+    fn about(&self, container: &core::Container, id: Option<String>) -> About {
         let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
         About {
             name: container.name.clone(),
-            id: status::container_id(uid, &container.name, self.run),
+            id: id.unwrap_or_else(|| status::container_id(self.runtime.name(), uid, &container.name, self.run)),
             image: container.image.clone().unwrap_or_default(),
             started_at: SystemTime::now(),
             memory_limit: limit_units(container, "memory"),
@@ -199,7 +245,7 @@ impl Launch {
     ) -> Result<LastWords, String> {
         let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
         let own = context.volumes.own_dir(uid, "termination").join(&container.name);
-        let place = termination::place(container, mounts, own)?;
+        let place = termination::place(container, mounts, own, self.runtime.nature().mounts_files)?;
         let dir = context.logs.container_dir(&self.log_dir, &container.name);
         Ok(LastWords::new(container, place, log.clone(), dir, self.run))
     }
@@ -253,7 +299,7 @@ fn config(reason: &'static str, message: String) -> Refusal {
 
 fn refused(error: StartError) -> Refusal {
     match error {
-        StartError::MissingImport(message) => config("CreateContainerError", message),
+        StartError::MissingImport(message) | StartError::NotMade(message) => config("CreateContainerError", message),
         StartError::Other(message) => Refusal { kind: RefusalKind::Run, reason: "RunContainerError", message },
     }
 }

@@ -18,6 +18,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::SystemTime;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -229,12 +230,41 @@ fn write_out(incoming: &Receiver<Arc<ContainerLog>>) {
 
 impl Output for ContainerLog {
     fn write(&self, stream: Stream, bytes: &[u8]) {
-        self.write_at(Timestamp::now(), stream, bytes);
+        self.take_in(Timestamp::now(), stream, bytes);
+    }
+
+    fn write_at(&self, stream: Stream, bytes: &[u8], at: SystemTime) {
+        self.take_in(Timestamp::try_from(at).unwrap_or_else(|_| Timestamp::now()), stream, bytes);
+    }
+
+    /// From the files that a process before this has left.
+    fn heard_until(&self) -> Option<SystemTime> {
+        let (dir, name) = (self.path.parent()?, self.path.file_name()?.to_str()?);
+        let run = name.strip_suffix(".log")?.parse().ok()?;
+        files(dir, run).iter().rev().find_map(|path| last_time(path))
     }
 }
 
+/// The time of a file's last record.
+fn last_time(path: &Path) -> Option<SystemTime> {
+    use std::io::{Read as _, Seek as _, SeekFrom};
+    // A record is a line of at most so many bytes and what is before it.
+    const TAIL: u64 = 2 * MAX_LINE as u64;
+    let mut file = File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).ok()?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).ok()?;
+    let records = bytes.rsplit(|byte| *byte == b'\n').filter(|record| !record.is_empty());
+    let mut times = records.filter_map(|record| {
+        let word = record.split(|byte| *byte == b' ').next()?;
+        std::str::from_utf8(word).ok()?.parse::<Timestamp>().ok()
+    });
+    times.next().map(SystemTime::from)
+}
+
 impl ContainerLog {
-    fn write_at(&self, now: Timestamp, stream: Stream, bytes: &[u8]) {
+    fn take_in(&self, now: Timestamp, stream: Stream, bytes: &[u8]) {
         let queue = {
             let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
             let ready = buffer.take_in(now, stream, bytes);

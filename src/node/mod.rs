@@ -14,6 +14,7 @@ mod agent;
 mod api;
 mod atomic_dir;
 mod backoff;
+mod choose;
 mod claims;
 mod command;
 mod compose;
@@ -32,6 +33,7 @@ mod instances;
 mod ip;
 mod isolation;
 mod launch;
+mod linux;
 mod local_images;
 mod log_reader;
 mod logs;
@@ -49,10 +51,12 @@ mod pull_secrets;
 mod recover;
 mod recovery;
 mod reference;
+mod resolver;
 mod routes;
 mod server;
 mod serving;
 mod status;
+mod stored_images;
 mod streams;
 mod summary;
 mod termination;
@@ -76,7 +80,7 @@ use crate::oci::Puller;
 use crate::reconcile::{Cluster, Recorder, Selection, Shared};
 use crate::runtime::Runtime;
 use agent::Agent;
-pub use config::{NodeConfig, NodeTls, Thresholds};
+pub use config::{Bridged, NodeConfig, NodeTls, Thresholds};
 use context::{Context, Register};
 use heartbeat::Heartbeat;
 pub use image_gc::ImageGc;
@@ -135,6 +139,9 @@ pub async fn run(
     while let Some(ended) = tasks.join_next().await {
         ended.context("a part of the node panicked")?;
     }
+    for runtime in &context.runtimes {
+        runtime.shutdown().await;
+    }
     Ok(())
 }
 
@@ -191,10 +198,10 @@ fn context(
         services: cluster.watch(),
         recorder: Recorder::start(client.clone(), "kubelet", &config.name),
         images: images::Images::new(config.images_dirs.clone(), Some(puller)),
-        volumes: volumes::Volumes::new(config.data_dir.join("pods"), objects.clone(), tokens, claims),
+        volumes: Arc::new(volumes::Volumes::new(config.data_dir.join("pods"), objects.clone(), tokens, claims)),
         objects,
         logs: logs::Logs::start(logs.clone()).with_context(|| format!("cannot keep logs in {}", logs.display()))?,
-        addresses: ip::Addresses::new(config.pod_cidr)?,
+        addresses: ip::Addresses::new(config.pod_cidr, config.bridged.as_ref())?,
         outbound: network.outbound(),
         network,
         routes: Arc::new(Routes::new(cluster, &config.name)),

@@ -96,6 +96,8 @@ pub struct Cell {
     pub last: Option<Ended>,
     /// The image's digest, once known.
     pub image_id: String,
+    /// What the runtime calls the present or last life that was started, if it says.
+    pub id: Option<String>,
     /// Failures in a row, by which the back-off grows.
     streak: u32,
     /// Failures in a row to get it started at all.
@@ -108,6 +110,11 @@ pub struct Cell {
 pub enum Life {
     /// Its turn has not come.
     Waiting,
+    /// It was started under another process of the node and runs on, as far as is known: it is to be
+    /// found again.
+    Outlived {
+        started_at: Timestamp,
+    },
     /// Being started; `again` after an earlier life.
     Starting {
         again: bool,
@@ -155,6 +162,8 @@ pub struct Ended {
     pub finished_at: Timestamp,
     /// Which life it was.
     pub run: u32,
+    /// As [`Cell::id`].
+    pub id: Option<String>,
 }
 
 /// What happened.
@@ -168,6 +177,9 @@ pub enum Event {
         index: Index,
         run: u32,
         image_id: String,
+        id: Option<String>,
+        /// Since when it runs, if it was found rather than started.
+        found: Option<Timestamp>,
     },
     /// It could not be started.
     Refused {
@@ -284,6 +296,7 @@ impl State {
             restarts: 0,
             last: None,
             image_id: String::new(),
+            id: None,
             streak: 0,
             refusals: 0,
             refused: None,
@@ -365,7 +378,7 @@ impl Cell {
             Life::Running(running) if running.stop == Stop::No => {
                 earliest(running.probes.iter().map(|probe| running.due(probe)))
             }
-            Life::Waiting | Life::Starting { .. } | Life::Running(_) | Life::Ended(_) => None,
+            Life::Waiting | Life::Outlived { .. } | Life::Starting { .. } | Life::Running(_) | Life::Ended(_) => None,
         }
     }
 
@@ -379,7 +392,7 @@ impl Cell {
                 running.stop != Stop::No
                     || running.probes.iter().any(|probe| running.asks(probe.kind) && probe.pending(now))
             }
-            Life::Waiting | Life::Ended(_) => false,
+            Life::Waiting | Life::Outlived { .. } | Life::Ended(_) => false,
         }
     }
 

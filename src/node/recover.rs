@@ -2,7 +2,9 @@
 //!
 //! A node that was killed comes back to pods that the API shows as running, while their guests went
 //! with the old process. Each such life has ended, with code 137; whether another follows is the
-//! restart policy's affair, as with any other end. What had ended for good stays ended.
+//! restart policy's affair, as with any other end. What had ended for good stays ended. A container of a
+//! runtime that outlives the process ([`crate::runtime::Nature`]) runs on, as far as is known here: it is
+//! looked for before it is taken for ended.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
@@ -10,8 +12,9 @@ use k8s_openapi::api::core::v1 as core;
 use super::plan::{Plan, Role};
 use super::pod::{Cause, Cell, Ended, Life, Moment, Stage, State, restarts};
 
-/// The state of a pod that this process sees for the first time.
-pub fn state(plan: &Plan, pod: &core::Pod, now: Moment) -> State {
+/// The state of a pod that this process sees for the first time. `outlives` says of a container's id whether
+/// it is of a runtime that outlives the process.
+pub fn state(plan: &Plan, pod: &core::Pod, now: Moment, outlives: &dyn Fn(&str) -> bool) -> State {
     let mut state = State::new(plan, now);
     let Some(status) = &pod.status else { return state };
     if let Some(started_at) = &status.start_time {
@@ -20,7 +23,7 @@ pub fn state(plan: &Plan, pod: &core::Pod, now: Moment) -> State {
     let known = || status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
     for (container, cell) in plan.containers.iter().zip(&mut state.cells) {
         if let Some(known) = known().find(|known| known.name == container.name) {
-            restore(cell, known, plan, container.role, now.wall);
+            restore(cell, known, plan, container.role, now.wall, outlives);
         }
     }
     match status.phase.as_deref() {
@@ -38,13 +41,27 @@ pub fn state(plan: &Plan, pod: &core::Pod, now: Moment) -> State {
     state
 }
 
-fn restore(cell: &mut Cell, known: &core::ContainerStatus, plan: &Plan, role: Role, now: Timestamp) {
+fn restore(
+    cell: &mut Cell,
+    known: &core::ContainerStatus,
+    plan: &Plan,
+    role: Role,
+    now: Timestamp,
+    outlives: &dyn Fn(&str) -> bool,
+) {
     cell.restarts = u32::try_from(known.restart_count).unwrap_or(0);
     cell.image_id.clone_from(&known.image_id);
+    cell.id.clone_from(&known.container_id);
     let run = cell.restarts;
     let before = known.last_state.as_ref().and_then(|last| last.terminated.as_ref());
     cell.last = before.map(|ended| from_terminated(ended, run.saturating_sub(1), now));
     let Some(state) = &known.state else { return };
+    if let Some(running) = &state.running
+        && known.container_id.as_deref().is_some_and(outlives)
+    {
+        cell.life = Life::Outlived { started_at: running.started_at.as_ref().map_or(now, |time| time.0) };
+        return;
+    }
     let ended = match (&state.running, &state.terminated) {
         (Some(running), _) => Ended {
             code: 137,
@@ -53,6 +70,7 @@ fn restore(cell: &mut Cell, known: &core::ContainerStatus, plan: &Plan, role: Ro
             started_at: running.started_at.as_ref().map_or(now, |time| time.0),
             finished_at: now,
             run,
+            id: known.container_id.clone(),
         },
         (None, Some(terminated)) => from_terminated(terminated, run, now),
         (None, None) => return,
@@ -72,5 +90,6 @@ fn from_terminated(ended: &core::ContainerStateTerminated, run: u32, now: Timest
         started_at: ended.started_at.as_ref().map_or(now, |time| time.0),
         finished_at: ended.finished_at.as_ref().map_or(now, |time| time.0),
         run,
+        id: ended.container_id.clone(),
     }
 }

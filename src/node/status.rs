@@ -21,6 +21,8 @@ pub struct Picture<'a> {
     pub state: &'a State,
     pub ip: Option<IpAddr>,
     pub host_ip: IpAddr,
+    /// The name of the pod's runtime.
+    pub runtime: &'a str,
     /// What was told last: keeps the times of conditions that have not changed.
     pub previous: Option<&'a core::PodStatus>,
     pub now: Timestamp,
@@ -260,9 +262,16 @@ fn container_status(picture: &Picture<'_>, index: usize) -> core::ContainerStatu
     let cell = &picture.state.cells[index];
     let container = &picture.plan.containers[index];
     let uid = picture.pod.metadata.uid.as_deref().unwrap_or_default();
-    let id = |run: u32| container_id(uid, &container.name, run);
+    let id = |run: u32, id: &Option<String>| {
+        id.clone().unwrap_or_else(|| container_id(picture.runtime, uid, &container.name, run))
+    };
     let has_run = !matches!(cell.life, Life::Waiting | Life::Starting { .. } | Life::BackOff { .. });
-    let run = if has_run { Some(cell.restarts) } else { cell.last.as_ref().map(|last| last.run) };
+    let last = || cell.last.as_ref().map(|last| id(last.run, &last.id));
+    let container_id = match &cell.life {
+        Life::Ended(ended) => Some(id(ended.run, &ended.id)),
+        _ if has_run => Some(id(cell.restarts, &cell.id)),
+        _ => last(),
+    };
     let started = matches!(&cell.life, Life::Running(running) if running.started);
     // An init container that did its work is what its pod is ready by.
     let done = container.role == Role::Init && matches!(&cell.life, Life::Ended(ended) if ended.code == 0);
@@ -270,7 +279,7 @@ fn container_status(picture: &Picture<'_>, index: usize) -> core::ContainerStatu
         name: container.name.clone(),
         image: container.image.clone(),
         image_id: cell.image_id.clone(),
-        container_id: run.map(id),
+        container_id,
         ready: is_ready(cell) || done,
         started: Some(started),
         restart_count: i32::try_from(cell.restarts).unwrap_or(i32::MAX),
@@ -283,12 +292,15 @@ fn container_status(picture: &Picture<'_>, index: usize) -> core::ContainerStatu
     }
 }
 
-/// The name of one life of a container.
-pub fn container_id(uid: &str, name: &str, run: u32) -> String {
-    format!("wasm://{uid}.{name}.{run}")
+/// The name of a life from its number and, if its runtime gave it one, its own.
+type Naming<'a> = &'a dyn Fn(u32, &Option<String>) -> String;
+
+/// The name of one life of a container that its runtime has none for.
+pub fn container_id(runtime: &str, uid: &str, name: &str, run: u32) -> String {
+    format!("{runtime}://{uid}.{name}.{run}")
 }
 
-fn present(picture: &Picture<'_>, cell: &Cell, index: usize, id: &dyn Fn(u32) -> String) -> core::ContainerState {
+fn present(picture: &Picture<'_>, cell: &Cell, index: usize, id: Naming<'_>) -> core::ContainerState {
     let waiting = |reason: &str, message: Option<String>| core::ContainerState {
         waiting: Some(core::ContainerStateWaiting { reason: Some(reason.to_owned()), message }),
         ..Default::default()
@@ -300,12 +312,15 @@ fn present(picture: &Picture<'_>, cell: &Cell, index: usize, id: &dyn Fn(u32) ->
             None => waiting("ContainerCreating", None),
         },
         Life::BackOff { reason, message, .. } => waiting(reason, Some(message.clone())),
-        Life::Running(running) => core::ContainerState {
-            running: Some(core::ContainerStateRunning { started_at: Some(time(running.started_at)) }),
-            ..Default::default()
-        },
+        Life::Running(running) => running_since(running.started_at),
+        Life::Outlived { started_at } => running_since(*started_at),
         Life::Ended(ended) => core::ContainerState { terminated: Some(terminated(ended, id)), ..Default::default() },
     }
+}
+
+fn running_since(at: Timestamp) -> core::ContainerState {
+    let running = core::ContainerStateRunning { started_at: Some(time(at)) };
+    core::ContainerState { running: Some(running), ..Default::default() }
 }
 
 /// Whether the container of `index` waits for init containers, its own turn not having come.
@@ -314,9 +329,9 @@ fn initializing(picture: &Picture<'_>, index: usize) -> bool {
     first != Some(Role::Main) && (index > 0 || picture.plan.containers[index].role == Role::Main)
 }
 
-fn terminated(ended: &Ended, id: &dyn Fn(u32) -> String) -> core::ContainerStateTerminated {
+fn terminated(ended: &Ended, id: Naming<'_>) -> core::ContainerStateTerminated {
     core::ContainerStateTerminated {
-        container_id: Some(id(ended.run)),
+        container_id: Some(id(ended.run, &ended.id)),
         exit_code: ended.code,
         reason: Some(ended.reason.clone()),
         message: Some(ended.message.clone()).filter(|message| !message.is_empty()),

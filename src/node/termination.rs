@@ -5,10 +5,12 @@
 //! say (a trap, a limit), it says it when the container did not, and after what the log shows.
 //!
 //! A Wasm container has only the directories that its pod declares, so the file needs one: a volume that
-//! covers the path, or a directory of its own, made when the pod names a path other than the default.
+//! covers the path, or a directory of its own, made when the pod names a path other than the default. A
+//! runtime that mounts files is given the file.
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +48,13 @@ pub struct LastWords {
 }
 
 /// Where the container may leave its message. Makes room for it at `own`, where no mount covers the path.
-pub fn place(container: &core::Container, mounts: &mut Vec<Mount>, own: PathBuf) -> Result<Option<Place>, String> {
+/// `files`: the container can be given the file itself.
+pub fn place(
+    container: &core::Container,
+    mounts: &mut Vec<Mount>,
+    own: PathBuf,
+    files: bool,
+) -> Result<Option<Place>, String> {
     let path = container.termination_message_path.as_deref().unwrap_or(DEFAULT_PATH);
     if path.is_empty() || path.split('/').any(|part| part == "..") {
         return Ok(None);
@@ -59,6 +67,7 @@ pub fn place(container: &core::Container, mounts: &mut Vec<Mount>, own: PathBuf)
     let place = match covering {
         Some((_, _, true)) => return Ok(None),
         Some((_, place, false)) => place,
+        None if files => return file_at(path, mounts, own).map(Some),
         None if path == DEFAULT_PATH => return Ok(None),
         None => {
             let (parent, name) = path
@@ -73,6 +82,19 @@ pub fn place(container: &core::Container, mounts: &mut Vec<Mount>, own: PathBuf)
     };
     place.forget();
     Ok(Some(place))
+}
+
+/// An empty file of the host at the path.
+fn file_at(path: &str, mounts: &mut Vec<Mount>, own: PathBuf) -> Result<Place, String> {
+    let name = "message";
+    let made = std::fs::create_dir_all(&own).and_then(|()| {
+        let file = File::create(own.join(name))?;
+        // Whoever the container's user is.
+        file.set_permissions(std::fs::Permissions::from_mode(0o666))
+    });
+    made.map_err(|error| format!("cannot make a file in {}: {error}", own.display()))?;
+    mounts.push(Mount { host: own.join(name), guest: path.to_owned(), read_only: false });
+    Ok(Place { dir: own, rest: name.to_owned() })
 }
 
 impl Place {
@@ -169,14 +191,14 @@ mod tests {
         let (data, own) = (dir.path().join("data"), dir.path().join("own"));
         std::fs::create_dir(&data).unwrap();
         let mut mounts = vec![Mount { host: data.clone(), guest: "/data".into(), read_only: false }];
-        assert_eq!(place(&container(DEFAULT_PATH), &mut mounts, own.clone()), Ok(None));
-        assert_eq!(place(&container("/data/../x"), &mut mounts, own.clone()), Ok(None));
+        assert_eq!(place(&container(DEFAULT_PATH), &mut mounts, own.clone(), false), Ok(None));
+        assert_eq!(place(&container("/data/../x"), &mut mounts, own.clone(), false), Ok(None));
         assert!(!own.exists());
-        let covered = place(&container("/data/said"), &mut mounts, own.clone()).unwrap().unwrap();
+        let covered = place(&container("/data/said"), &mut mounts, own.clone(), false).unwrap().unwrap();
         assert_eq!((covered.dir.as_path(), covered.rest.as_str(), mounts.len()), (data.as_path(), "said", 1));
         std::fs::write(data.join("said"), "goodbye").unwrap();
         assert_eq!(covered.read(), "goodbye");
-        let alone = place(&container("/run/said"), &mut mounts, own.clone()).unwrap().unwrap();
+        let alone = place(&container("/run/said"), &mut mounts, own.clone(), false).unwrap().unwrap();
         assert_eq!((alone.dir.as_path(), mounts.len(), mounts[1].guest.as_str()), (own.as_path(), 2, "/run"));
         std::fs::write(own.join("said"), "of an earlier life").unwrap();
         alone.forget();

@@ -80,6 +80,8 @@ struct Slot {
     log: Option<Arc<ContainerLog>>,
     /// Whether the present life has answered a call.
     served: Option<Arc<AtomicBool>>,
+    /// What the runtime calls the present life.
+    id: Option<String>,
     kept: Kept,
 }
 
@@ -110,7 +112,7 @@ impl Worker {
     /// A worker for a pod that this process sees for the first time.
     pub fn new(context: Arc<Context>, pod: Arc<core::Pod>) -> Worker {
         let plan = Plan::of(&pod);
-        let state = recover::state(&plan, &pod, moment());
+        let state = recover::state(&plan, &pod, moment(), &|id| context.outlives(id));
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let entry = context.register.add(ObjectKey::of(&*pod), uid);
         for (container, cell) in plan.containers.iter().zip(&state.cells) {
@@ -327,6 +329,7 @@ impl Worker {
             index,
             run,
             ip: around.ip,
+            runtime: around.runtime.clone(),
             sandbox: around.sandbox.clone(),
             volumes: around.volumes.clone(),
             log_dir: self.entry.log_dir.clone(),
@@ -345,6 +348,7 @@ impl Worker {
             }
         };
         let image_id = launched.kept.image_id.clone();
+        let (id, found) = (launched.id, launched.found.map(timestamp));
         let name = self.plan.containers[index].name.clone();
         self.entry.set(&name, LogLife { run, log: Some(launched.log.clone()) });
         self.entry.started(&name, &launched.container, &launched.console);
@@ -355,12 +359,13 @@ impl Worker {
         slot.container = Some(launched.container);
         slot.log = Some(launched.log);
         slot.kept = launched.kept;
+        slot.id.clone_from(&id);
         if slot.served.is_some() && slot.registrations.is_empty() {
             self.admit_callers(index);
         }
         let last_words = launched.last_words;
         self.spawn(async move { Outcome::Exited { index, run, exit: last_words.of(exit_of(state).await).await } });
-        self.step(Event::Started { index, run, image_id });
+        self.step(Event::Started { index, run, image_id, id, found });
         self.arrived();
     }
 
@@ -410,6 +415,7 @@ impl Worker {
             started_at: timestamp(exit.started_at),
             finished_at: timestamp(exit.finished_at),
             run,
+            id: slot.id.take(),
         };
         self.step(Event::Exited { index, run, ended, served });
     }
@@ -491,6 +497,8 @@ impl Worker {
             self.context.addresses.release(&uid);
             let context = self.context.clone();
             self.spawn(async move {
+                // What is mounted goes after those who have it.
+                context.remove(&uid).await;
                 context.volumes.remove(&uid).await;
                 Outcome::Nothing
             });
@@ -532,6 +540,7 @@ impl Worker {
             state: &self.state,
             ip,
             host_ip: self.context.config.address,
+            runtime: self.surroundings.as_ref().map_or("wasm", |around| around.runtime.name()),
             previous: self.writer.stored.as_deref(),
             now: Timestamp::now(),
         })
@@ -549,6 +558,9 @@ impl Worker {
         self.release();
         let uid = self.pod.metadata.uid.clone().unwrap_or_default();
         self.context.register.remove(&ObjectKey::of(&*self.pod), &uid);
+        // Nothing is started any more behind what is removed here.
+        self.running.clear();
+        self.context.remove(&uid).await;
         self.context.volumes.remove(&uid).await;
         self.context.logs.remove(&self.entry.log_dir).await;
     }

@@ -49,6 +49,16 @@ impl Credentials {
         self.entries.extend(more.entries);
     }
 
+    /// User names and passwords for a reference as a pod writes it, the most particular place first.
+    pub fn accounts(&self, reference: &str) -> Vec<(String, String)> {
+        let Ok(reference) = reference.parse::<Reference>() else { return Vec::new() };
+        let basic = self.matching(&reference).into_iter().filter_map(|auth| match auth {
+            RegistryAuth::Basic(user, password) => Some((user, password)),
+            RegistryAuth::Anonymous | RegistryAuth::Bearer(_) => None,
+        });
+        basic.collect()
+    }
+
     /// Those for the reference, the most particular place first; nobody's if there are none.
     pub(super) fn matching(&self, reference: &Reference) -> Vec<RegistryAuth> {
         let mut found: Vec<&Entry> = self.entries.iter().filter(|entry| covers(&entry.place, reference)).collect();

@@ -3,14 +3,19 @@
 //! The node agent resolves a pod to a [`SandboxSpec`] and [`ContainerSpec`]s; a [`Runtime`] runs each
 //! container once and says how it ended. Whether it runs again is the agent's decision (restart
 //! policy, back-off), so that every runtime heals the same way. [`wasm`] is the shared wasmtime host;
-//! [`isolated`] puts it into worker processes for pods that ask; [`fake`] is a runtime whose containers do
-//! what a test tells them.
+//! [`isolated`] puts it into worker processes for pods that ask; [`docker`] runs the containers of ordinary
+//! images, as processes of a Docker Engine; [`fake`] is a runtime whose containers do what a test tells them.
+//!
+//! Runtimes differ in more than how they run: [`Nature`] says in what, so that nobody need ask which it is.
 
+pub mod docker;
 pub mod fake;
 pub mod isolated;
+mod linux;
 mod toolbox;
 pub mod wasm;
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use crate::wire::{HttpService, Outbound};
+pub use linux::{Dns, HostPort, LinuxContainer, LinuxSandbox, Profile};
 
 /// An image on this machine: the module's file and what it is called.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +59,7 @@ pub struct SandboxSpec {
     pub isolation: Isolation,
     /// The guests' way out.
     pub outbound: Arc<dyn Outbound>,
+    pub linux: LinuxSandbox,
 }
 
 /// With whom a pod shares the process that runs it.
@@ -75,9 +82,30 @@ pub struct Mount {
     pub read_only: bool,
 }
 
+/// Mounts that are made when somebody first looks: what every pod is given and few ever read costs
+/// nothing until then. A runtime that cannot tell when a guest looks makes them before it starts one.
+#[async_trait::async_trait]
+pub trait DeferredMounts: Send + Sync + 'static {
+    /// Whether this is one of them.
+    fn has(&self, mount: &Mount) -> bool;
+
+    /// Makes them all, once; the error names the volume and what is in the way.
+    async fn make(&self) -> Result<(), String>;
+}
+
 /// Where a container's output goes. Called from the guest's thread: must not block.
 pub trait Output: Send + Sync + 'static {
     fn write(&self, stream: Stream, bytes: &[u8]);
+
+    /// The same, of what was said at another time than now.
+    fn write_at(&self, stream: Stream, bytes: &[u8], _at: SystemTime) {
+        self.write(stream, bytes);
+    }
+
+    /// When the last was said that is kept of this life; `None` at its beginning.
+    fn heard_until(&self) -> Option<SystemTime> {
+        None
+    }
 
     /// Where a command's input comes from, once a life; `None`: there is none.
     fn input(&self) -> Option<Reader> {
@@ -99,6 +127,8 @@ pub struct ContainerSpec {
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
     pub mounts: Vec<Mount>,
+    /// Who makes those of the mounts that are put off until somebody looks into them.
+    pub deferred: Option<Arc<dyn DeferredMounts>>,
     /// Bytes over all instances of this container; `None`: the pod's limit, or else the runtime's default.
     pub memory_limit: Option<u64>,
     /// Thousandths of a core; `None`: unlimited.
@@ -109,6 +139,20 @@ pub struct ContainerSpec {
     pub grants: Grants,
     /// How instances answer calls; `InstancePolicy::default()` unless the pod asks otherwise.
     pub instances: InstancePolicy,
+    /// Which of its container's lives this is, from 0. A life that outlived the process that began it is
+    /// found again by this number.
+    pub run: u32,
+    pub linux: LinuxContainer,
+}
+
+impl ContainerSpec {
+    /// Returns when all mounts are there.
+    pub async fn mounted(&self) -> Result<(), StartError> {
+        match &self.deferred {
+            Some(deferred) => deferred.make().await.map_err(StartError::Other),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What a pod asks for beyond files, variables and streams; nothing unless it does.
@@ -242,6 +286,15 @@ pub struct ExecStreams {
     pub stdin: Reader,
     pub stdout: Writer,
     pub stderr: Writer,
+    /// A terminal is asked for; what it carries is all on `stdout`.
+    pub terminal: Option<watch::Receiver<TerminalSize>>,
+}
+
+/// Of a terminal, in characters; 0 by 0 while it is not known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TerminalSize {
+    pub columns: u16,
+    pub rows: u16,
 }
 
 /// How a command ended.
@@ -262,6 +315,9 @@ pub enum ImageError {
     /// The file could not be read.
     #[error("cannot read {path}: {source}")]
     Unreadable { path: PathBuf, source: std::io::Error },
+    /// The runtime, or what it asks for the image, does not answer or refuses.
+    #[error("{0}")]
+    Unavailable(String),
 }
 
 /// Why a container did not start (`CreateContainerError`, `RunContainerError`).
@@ -270,8 +326,73 @@ pub enum StartError {
     /// An import that nothing provides, with the version found and the nearest one offered.
     #[error("{0}")]
     MissingImport(String),
+    /// It could not even be made. Tried again until it can be, and counts as no life.
+    #[error("{0}")]
+    NotMade(String),
     #[error("{0}")]
     Other(String),
+}
+
+/// What a runtime's pods are like, where runtimes differ. The default is that of a host in this process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Nature {
+    /// Its pods have a network namespace each, hence addresses that are not this machine's own.
+    pub own_network: bool,
+    /// Its containers run on when this process ends, and are found again by whoever starts next.
+    pub outlives_process: bool,
+    /// A container can be given a single file; otherwise files come as directories.
+    pub mounts_files: bool,
+    /// A command that asks for a terminal gets a real one.
+    pub terminals: bool,
+}
+
+/// An image in a runtime's own store.
+#[derive(Clone)]
+pub struct StoredImage {
+    pub image: Arc<dyn Image>,
+    /// What a status calls it: a digest, after the repository's name if it came from one.
+    pub id: String,
+    pub bytes: u64,
+    /// argv as far as a pod's `command` replaces it.
+    pub entrypoint: Vec<String>,
+    /// The rest of argv.
+    pub cmd: Vec<String>,
+    /// Names and values.
+    pub env: Vec<(String, String)>,
+}
+
+/// An image that a runtime keeps, as the collection of garbage sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptImage {
+    pub id: String,
+    /// All names by which pods may mean it.
+    pub references: Vec<String>,
+    pub bytes: u64,
+    pub used: SystemTime,
+}
+
+/// An account at a registry.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Account {
+    pub user: String,
+    pub password: String,
+}
+
+/// The images of a runtime that brings and keeps them itself.
+#[async_trait::async_trait]
+pub trait ImageStore: Send + Sync {
+    /// The image of that name, if it is there.
+    async fn find(&self, reference: &str) -> Result<Option<StoredImage>, ImageError>;
+
+    /// Brings what the registry has under that name now, by the first account that is given it; without
+    /// accounts, as anybody.
+    async fn pull(&self, reference: &str, accounts: &[Account]) -> Result<StoredImage, ImageError>;
+
+    /// The images that it brought for this node; never those that others did.
+    async fn list(&self) -> Vec<KeptImage>;
+
+    /// Removes one of them; returns the bytes that this freed.
+    async fn remove(&self, image: &KeptImage) -> u64;
 }
 
 /// One way of running containers.
@@ -282,6 +403,15 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// What `status.nodeInfo.containerRuntimeVersion` says, e.g. `wasmtime://48.0.8`.
     fn version(&self) -> String;
+
+    fn nature(&self) -> Nature {
+        Nature::default()
+    }
+
+    /// Where it keeps images; `None` for a runtime that is given files.
+    fn images(&self) -> Option<&dyn ImageStore> {
+        None
+    }
 
     /// Makes an image ready (compiles it, or finds it compiled). May take long; never on a serving thread.
     async fn prepare(&self, source: &ImageSource) -> Result<Arc<dyn Image>, ImageError>;
@@ -298,8 +428,18 @@ pub trait Runtime: Send + Sync + 'static {
         0
     }
 
-    /// A pod's surroundings. Dropping the sandbox kills what still runs in it.
+    /// A pod's surroundings. Dropping the sandbox kills what still runs in it, unless that outlives this
+    /// process: then [`Runtime::remove`] does.
     async fn sandbox(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, StartError>;
+
+    /// A pod is over: ends what still runs of it, whoever started that, and leaves nothing behind.
+    async fn remove(&self, _uid: &str) {}
+
+    /// Removes what pods have left that `known` does not know: they went while nobody was here.
+    async fn sweep(&self, _known: &HashSet<String>) {}
+
+    /// The node stops in good order, after its last pod's worker.
+    async fn shutdown(&self) {}
 }
 
 /// A pod on this node.
@@ -312,6 +452,11 @@ pub trait Sandbox: Send + Sync + 'static {
 /// A container in its one life.
 #[async_trait::async_trait]
 pub trait Container: Send + Sync + 'static {
+    /// What its runtime calls it, after the runtime's name: `docker://…`; `None` if nobody could ask for it.
+    fn id(&self) -> Option<String> {
+        None
+    }
+
     /// Its state now and each change of it.
     fn state(&self) -> watch::Receiver<RunState>;
 

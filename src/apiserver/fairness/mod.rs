@@ -13,8 +13,7 @@ mod classify;
 pub mod first;
 mod seats;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -22,12 +21,12 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::auth::User;
-use super::registry::encoding;
+use super::derived::{self, Derived};
 use super::status::ApiError;
 use super::target::Target;
+use crate::kinds::KindInfo;
 use crate::kinds::flow_schema::{self, FlowSchema};
 use crate::kinds::priority_level_configuration::PriorityLevelConfiguration;
-use crate::kinds::{Kind, KindInfo};
 use crate::store::Store;
 use classify::Schemas;
 pub use seats::{LevelFigures, Seat};
@@ -63,39 +62,44 @@ impl Flow {
     }
 }
 
-/// The schemas and levels as of the last write of one, and the seats.
+/// Whose requests are answered first.
 pub struct Fairness {
-    store: Arc<dyn Store>,
-    /// Counts the writes of schemas and levels.
-    writes: AtomicU64,
-    current: ArcSwap<Compiled>,
-    compiling: Mutex<()>,
+    plan: Derived<Plan>,
+    /// What the seats were last shared out by.
+    shared_out: ArcSwap<Plan>,
     seats: Seats,
 }
 
-struct Compiled {
-    writes: u64,
+/// The schemas and levels as of the last write of one.
+#[derive(Default)]
+struct Plan {
     schemas: Schemas,
+    levels: Vec<Value>,
 }
 
 impl Fairness {
     /// For a server that answers so many requests at a time.
     pub fn new(store: Arc<dyn Store>, seats: usize) -> Self {
-        let current = ArcSwap::from_pointee(Compiled { writes: 0, schemas: Schemas::default() });
-        Self { store, writes: AtomicU64::new(1), current, compiling: Mutex::new(()), seats: Seats::new(seats) }
+        let plan = Derived::new(store, flow_schema::GROUP, |store| {
+            let levels = derived::objects(store, &PriorityLevelConfiguration);
+            Plan { schemas: Schemas::new(&derived::objects(store, &FlowSchema), &levels), levels }
+        });
+        Self { plan, shared_out: ArcSwap::default(), seats: Seats::new(seats) }
     }
 
-    /// Must be called after each write of an object: notes those that this is made of.
+    /// Must be called after each write of an object.
     pub fn written(&self, info: &KindInfo) {
-        if info.group == flow_schema::GROUP {
-            self.writes.fetch_add(1, Ordering::Release);
-        }
+        self.plan.written(info);
     }
 
     /// Which flow a request is of.
     pub fn classify(&self, user: &User, target: &Target) -> Option<Flow> {
-        self.refresh();
-        self.current.load().schemas.classify(user, target)
+        let plan = self.plan.current();
+        if !Arc::ptr_eq(&plan, &self.shared_out.load()) {
+            self.seats.configure(&plan.levels);
+            self.shared_out.store(plan.clone());
+        }
+        plan.schemas.classify(user, target)
     }
 
     /// Waits for a seat, or says why there is none.
@@ -112,29 +116,6 @@ impl Fairness {
     /// What the levels do now.
     pub fn figures(&self) -> Vec<LevelFigures> {
         self.seats.figures()
-    }
-
-    fn refresh(&self) {
-        if self.current.load().writes == self.writes.load(Ordering::Acquire) {
-            return;
-        }
-        let _one = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
-        let writes = self.writes.load(Ordering::Acquire);
-        if self.current.load().writes == writes {
-            return;
-        }
-        let levels = self.all(&PriorityLevelConfiguration);
-        let schemas = Schemas::new(&self.all(&FlowSchema), &levels);
-        self.seats.configure(&levels);
-        self.current.store(Arc::new(Compiled { writes, schemas }));
-    }
-
-    /// A kind's objects, or where there are none yet, those that there will be.
-    fn all(&self, kind: &dyn Kind) -> Vec<Value> {
-        let prefix = encoding::prefix(kind.info(), "");
-        let page = self.store.list(&prefix, None, 0, None).unwrap_or_default();
-        let entries = page.entries.iter();
-        entries.filter_map(|entry| encoding::decode(kind, &entry.value, entry.mod_revision).ok()).collect()
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use k8s_openapi::api::{
-    apps, authentication, autoscaling, batch, certificates, coordination, core, discovery, events, flowcontrol,
-    networking, node, policy, rbac, scheduling, storage,
+    admissionregistration, apps, authentication, autoscaling, batch, certificates, coordination, core, discovery,
+    events, flowcontrol, networking, node, policy, rbac, scheduling, storage,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration;
@@ -70,6 +70,10 @@ static DESCRIBED: &[fn(&mut SchemaGenerator)] = &[
     describe::<storage::v1::CSIStorageCapacity>,
     describe::<storage::v1::VolumeAttachment>,
     describe::<storage::v1::VolumeAttributesClass>,
+    describe::<admissionregistration::v1::MutatingWebhookConfiguration>,
+    describe::<admissionregistration::v1::ValidatingWebhookConfiguration>,
+    describe::<admissionregistration::v1::ValidatingAdmissionPolicy>,
+    describe::<admissionregistration::v1::ValidatingAdmissionPolicyBinding>,
     describe::<authentication::v1::TokenRequest>,
     describe::<meta::v1::DeleteOptions>,
     describe::<meta::v1::Status>,

@@ -13,6 +13,7 @@ use super::Call;
 use super::apply::Config;
 use super::patch::Patch;
 use super::update::check_place;
+use crate::apiserver::admission::author::Author;
 use crate::apiserver::auth::User;
 use crate::apiserver::auth::authorize::decide;
 use crate::apiserver::body;
@@ -39,7 +40,7 @@ pub async fn write(call: &Call, body: Body) -> Result<Response, ApiError> {
         let mut sent = decoded.object;
         check_place(call, &mut sent)?;
         let change = |old: &Value| check_uid(call.place(), &sent, old).map(|()| sent.clone());
-        return decided(call, &look, &options, call.owner(&options), decoded.warnings, &change).await;
+        return decided(call, &look, call.author(&options), decoded.warnings, &change).await;
     }
     if is_apply(content) {
         let options = WriteOptions::of_apply(&call.query)?;
@@ -47,12 +48,13 @@ pub async fn write(call: &Call, body: Body) -> Result<Response, ApiError> {
         let config = Config::read(body, &expected, &options).await?;
         let reset = call.kind.reset_fields(&call.target.subresource);
         let change = |old: &Value| config.apply(old, &options, &call.target.subresource, reset);
-        return decided(call, &look, &options, Owner::Told, config.warnings.clone(), &change).await;
+        let author = Author { owner: Owner::Told, ..call.author(&options) };
+        return decided(call, &look, author, config.warnings.clone(), &change).await;
     }
     let options = WriteOptions::from_query(&call.query, "PatchOptions")?;
     let patch = Patch::read(call, &options, body).await?;
     let change = |old: &Value| patch.apply(call, old);
-    decided(call, &look, &options, call.owner(&options), Vec::new(), &change).await
+    decided(call, &look, call.author(&options), Vec::new(), &change).await
 }
 
 type Change<'a> = &'a (dyn Fn(&Value) -> Result<Value, ApiError> + Send + Sync);
@@ -61,8 +63,7 @@ type Change<'a> = &'a (dyn Fn(&Value) -> Result<Value, ApiError> + Send + Sync);
 async fn decided(
     call: &Call,
     look: &Look,
-    options: &WriteOptions,
-    owner: Owner<'_>,
+    author: Author<'_>,
     warnings: Vec<String>,
     change: Change<'_>,
 ) -> Result<Response, ApiError> {
@@ -88,7 +89,7 @@ async fn decided(
         if errors.is_empty() { Ok(new) } else { Err(ApiError::invalid(call.kind.info(), name, &errors)) }
     };
     let registry = &call.server.registry;
-    let written = registry.update(call.place(), Lane::Server, &owner, options.dry_run, &approved).await?;
+    let written = registry.update(call.place(), Lane::Server, &author, &approved).await?;
     look.object(call.kind, StatusCode::OK, &written.stored, &warnings)
 }
 

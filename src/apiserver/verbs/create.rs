@@ -17,11 +17,8 @@ pub async fn create(call: &Call, body: Body) -> Result<Response, ApiError> {
     let mut warnings = decoded.warnings;
     call.sign_as_requester(&mut decoded.object);
     call.guard(&decoded.object, None)?;
-    let written = call
-        .server
-        .registry
-        .create(call.kind, &call.target.namespace, decoded.object, &call.owner(&options), options.dry_run)
-        .await?;
+    let written =
+        call.server.registry.create(call.kind, &call.target.namespace, decoded.object, &call.author(&options)).await?;
     if !options.dry_run {
         hooks::created(&call.server, call.kind, &written.stored).await;
     }

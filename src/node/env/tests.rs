@@ -153,8 +153,8 @@ fn argv_begins_with_a_name() {
     };
     for (spec, bare, by_image) in cases {
         let container = container(spec);
-        assert_eq!(arguments(&container, &env, &Startup::default()), bare);
-        assert_eq!(arguments(&container, &env, &image), by_image);
+        assert_eq!(arguments(&container, &env, &Startup::default(), Some(&container.name)), bare);
+        assert_eq!(arguments(&container, &env, &image, Some(&container.name)), by_image);
     }
     let mut merged = env;
     add_of_image(&mut merged, &image);

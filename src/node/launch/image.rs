@@ -13,6 +13,7 @@ use super::super::images::{ImageFile, PullPolicy, Pulled, Wanted};
 use super::super::instances;
 use super::super::pod::{Note, Refusal};
 use super::super::pull_secrets;
+use super::super::stored_images;
 use super::{Launch, config};
 use crate::oci::{Credentials, Startup};
 use crate::runtime::{Image, ImageSource};
@@ -27,16 +28,21 @@ impl Launch {
     ) -> Result<(Arc<dyn Image>, String, Arc<Startup>), Refusal> {
         let snapshot = self.snapshot(container)?;
         let wanted = Wanted { snapshot, ..self.wanted(context, container) };
-        if let Some(image) = self.kept.image.clone().filter(|_| wanted.policy != PullPolicy::Always) {
-            return Ok((image, self.kept.image_id.clone(), self.kept.startup.clone()));
-        }
-        if !providers.is_empty() {
-            return self.composed(context, container, providers).await;
-        }
-        let runtime = context.runtime(&self.pod).map_err(|why| config("CreateContainerError", why))?;
-        let announce = || self.tell_pulling(context, wanted.reference);
-        let reference = wanted.reference;
-        let obtained = context.images.obtain(runtime, wanted, announce).await;
+        let (reference, store) = (wanted.reference, self.runtime.images());
+        let announce = || self.tell_pulling(context, reference);
+        let obtained = match store {
+            // Asked each time: what is kept elsewhere may be removed there.
+            Some(store) => stored_images::obtain(store, wanted, announce).await,
+            None => {
+                if let Some(image) = self.kept.image.clone().filter(|_| wanted.policy != PullPolicy::Always) {
+                    return Ok((image, self.kept.image_id.clone(), self.kept.startup.clone()));
+                }
+                if !providers.is_empty() {
+                    return self.composed(context, container, providers).await;
+                }
+                context.images.obtain(&self.runtime, wanted, announce).await
+            }
+        };
         let obtained = obtained.inspect_err(|refusal| self.tell_not_pulled(context, refusal))?;
         self.tell_pulled(context, reference, obtained.pulled.as_ref());
         Ok((obtained.image, obtained.id, obtained.startup))
@@ -49,7 +55,6 @@ impl Launch {
         container: &core::Container,
         providers: &[String],
     ) -> Result<(Arc<dyn Image>, String, Arc<Startup>), Refusal> {
-        let runtime = context.runtime(&self.pod).map_err(|why| config("CreateContainerError", why))?;
         let own = self.find(context, container).await?;
         let (id, startup) = (own.id, own.startup);
         let snapshot = self.snapshot(container)?;
@@ -61,9 +66,9 @@ impl Launch {
             let snapshot = self.snapshot(provider)?;
             parts.push((name.clone(), ImageSource { snapshot, ..found.source }));
         }
-        let composed = runtime.compose(&parts).await;
+        let composed = self.runtime.compose(&parts).await;
         let source = composed.map_err(|error| config("CreateContainerError", error.to_string()))?;
-        Ok((context.images.prepare_made(runtime, source).await?, id, startup))
+        Ok((context.images.prepare_made(&self.runtime, source).await?, id, startup))
     }
 
     /// The file of a container's image.

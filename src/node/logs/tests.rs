@@ -79,7 +79,7 @@ async fn files_are_turned_and_read_through() {
     let mut now = Timestamp::now();
     for _ in 0..lines {
         now += jiff::SignedDuration::from_millis(2);
-        log.write_at(now, Stream::Stdout, &line);
+        log.take_in(now, Stream::Stdout, &line);
         log.flush();
     }
     written(&log).await;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
@@ -40,7 +41,7 @@ impl Step<'_> {
         match event {
             Event::Tick => self.tick(),
             Event::Prepared(outcome) => self.prepared(outcome),
-            Event::Started { index, run, image_id } => self.started(index, run, image_id),
+            Event::Started { index, run, image_id, id, found } => self.started(index, run, (image_id, id), found),
             Event::Refused { index, run, refusal } => self.refused(index, run, refusal),
             Event::Exited { index, run, ended, served } => self.exited(index, run, ended, served),
             Event::Probed { index, run, kind, answer } => self.probed(index, run, kind, &answer),
@@ -125,9 +126,12 @@ impl Step<'_> {
         for index in 0..self.state.cells.len() {
             let cell = &self.state.cells[index];
             let role = self.plan.containers[index].role;
-            if cell.life == Life::Waiting {
+            match cell.life {
                 // A life before this process: the node was restarted under a running container.
-                self.launch(index, cell.last.is_some());
+                Life::Waiting => self.launch(index, cell.last.is_some()),
+                // The same life: whoever starts it finds it.
+                Life::Outlived { .. } => self.launch(index, false),
+                _ => {}
             }
             let cell = &self.state.cells[index];
             match role {
@@ -168,7 +172,7 @@ impl Step<'_> {
         self.state.cells.get_mut(index).filter(|cell| cell.restarts == run)
     }
 
-    fn started(&mut self, index: Index, run: u32, image_id: String) {
+    fn started(&mut self, index: Index, run: u32, (image_id, id): (String, Option<String>), found: Option<Timestamp>) {
         let (now, plan) = (self.now, self.plan);
         let Some(cell) = self.present(index, run).filter(|cell| matches!(cell.life, Life::Starting { .. })) else {
             return;
@@ -183,23 +187,25 @@ impl Step<'_> {
             let probe: &ProbePlan = probe.as_ref()?;
             // After a restart in place readiness is asked at once: the delay is for the first start, and
             // every moment of it would be a moment out of service.
-            let at_once = run > 0 && kind == ProbeKind::Readiness;
+            let at_once = (run > 0 || found.is_some()) && kind == ProbeKind::Readiness;
             let delay = if at_once { Duration::ZERO } else { probe.initial_delay };
             Some(Tracker::new(kind, probe.clone(), now.at, delay))
         };
         let started = container.startup.is_none();
-        cell.image_id = image_id;
+        (cell.image_id, cell.id) = (image_id, id);
         (cell.refusals, cell.refused) = (0, None);
         cell.life = Life::Running(Running {
             since: now.at,
-            started_at: now.wall,
+            started_at: found.unwrap_or(now.wall),
             started,
             ready: started && container.readiness.is_none(),
             probes: probes.into_iter().filter_map(tracker).collect(),
             stop: Stop::No,
         });
-        self.tell(Some(index), false, "Created", "Container created".to_owned());
-        self.tell(Some(index), false, "Started", "Container started".to_owned());
+        if found.is_none() {
+            self.tell(Some(index), false, "Created", "Container created".to_owned());
+            self.tell(Some(index), false, "Started", "Container started".to_owned());
+        }
         self.advance();
     }
 
@@ -216,6 +222,7 @@ impl Step<'_> {
                 started_at: now.wall,
                 finished_at: now.wall,
                 run,
+                id: None,
             };
             self.tell(Some(index), true, "Failed", format!("Error: {}", refusal.message));
             return self.over(index, ended, false);
@@ -476,6 +483,7 @@ impl Step<'_> {
                 started_at,
                 finished_at: now,
                 run: cell.restarts,
+                id: cell.id.clone(),
             });
         }
     }

@@ -49,7 +49,7 @@ impl Story {
 
     fn start(&mut self, index: Index) -> Vec<Action> {
         let run = self.state.cells[index].restarts;
-        self.step(Event::Started { index, run, image_id: "sha256:x".into() })
+        self.step(Event::Started { index, run, image_id: "sha256:x".into(), id: None, found: None })
     }
 
     fn exit(&mut self, index: Index, code: i32) -> Vec<Action> {
@@ -65,6 +65,7 @@ impl Story {
             started_at: self.now.wall,
             finished_at: self.now.wall,
             run,
+            id: None,
         };
         self.step(Event::Exited { index, run, ended, served })
     }
@@ -76,6 +77,7 @@ impl Story {
             state: &self.state,
             ip: "127.64.0.1".parse().ok(),
             host_ip: [127, 0, 0, 1].into(),
+            runtime: "wasm",
             previous: None,
             now: self.now.wall,
         })
@@ -440,7 +442,7 @@ fn a_node_that_comes_back_finds_its_pods_in_their_status() {
     story.start(0);
     let mut pod = story.pod.clone();
     pod.status = Some(story.status());
-    let mut state = recover::state(&story.plan, &pod, story.now);
+    let mut state = recover::state(&story.plan, &pod, story.now, &|_| false);
     assert_eq!(state.started_at, story.state.started_at);
     step(&story.plan, &mut state, Event::Tick, story.now);
     let actions = step(&story.plan, &mut state, Event::Prepared(Ok(())), story.now);
@@ -456,7 +458,7 @@ fn what_had_ended_for_good_stays_ended() {
     story.exit(0, 0);
     let mut pod = story.pod.clone();
     pod.status = Some(story.status());
-    let state = recover::state(&story.plan, &pod, story.now);
+    let state = recover::state(&story.plan, &pod, story.now, &|_| false);
     assert_eq!(state.stage, Stage::Finished(Cause::Completed));
     let recovered = Story { state, ..story };
     assert!(!status::differs(pod.status.as_ref(), &recovered.status()));
@@ -553,4 +555,34 @@ proptest! {
         prop_assert!(removed || story.state.stage == Stage::Finished(Cause::Gone));
         prop_assert!(matches!(story.state.stage, Stage::Finished(_)));
     }
+}
+
+#[test]
+fn a_container_that_outlives_the_process_is_looked_for_and_goes_on() {
+    let mut story = Story::of(json!({ "containers": [{ "name": "web", "image": "hello:1" }] }));
+    let running = json!({ "phase": "Running", "startTime": "2023-11-14T00:00:00Z", "podIP": "10.0.0.2",
+        "containerStatuses": [{
+            "name": "web", "image": "hello:1", "imageID": "x", "ready": true, "restartCount": 2,
+            "containerID": "docker://5f", "state": { "running": { "startedAt": "2023-11-14T00:00:01Z" } },
+            "lastState": { "terminated": { "exitCode": 1, "containerID": "docker://5e" } },
+        }] });
+    story.pod.status = Some(serde_json::from_value(running).expect("a status"));
+    story.state = recover::state(&story.plan, &story.pod, story.now, &|id| id.starts_with("docker://"));
+    let shown = |story: &Story| story.status().container_statuses.expect("one").remove(0);
+    let before = shown(&story);
+    assert!(before.state.is_some_and(|state| state.running.is_some()), "it runs, as far as is known");
+    assert_eq!(before.container_id.as_deref(), Some("docker://5f"));
+    story.step(Event::Tick);
+    let actions = story.step(Event::Prepared(Ok(())));
+    assert_eq!(actions, [Action::Launch { index: 0, run: 2 }], "the same life");
+    let found = Timestamp::from_second(1_699_920_001).ok();
+    let actions =
+        story.step(Event::Started { index: 0, run: 2, image_id: "x".into(), id: Some("docker://5f".into()), found });
+    assert_eq!(actions, [], "nothing has happened that were worth an event");
+    let after = shown(&story);
+    assert_eq!((after.restart_count, after.container_id.as_deref()), (2, Some("docker://5f")));
+    let since = after.state.and_then(|state| state.running?.started_at);
+    assert_eq!(since.map(|time| time.0), found);
+    let last = after.last_state.and_then(|state| state.terminated?.container_id);
+    assert_eq!(last.as_deref(), Some("docker://5e"));
 }

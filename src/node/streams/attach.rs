@@ -42,7 +42,7 @@ async fn session(
     streams: ExecStreams,
 ) -> Result<ExecEnd, String> {
     let mut said = console.listen();
-    let ExecStreams { stdin, mut stdout, mut stderr } = streams;
+    let ExecStreams { stdin, mut stdout, mut stderr, .. } = streams;
     let typing = console.type_in(stdin);
     tokio::pin!(typing);
     let (mut types, mut ended) = (true, false);

@@ -99,6 +99,7 @@ where
         stdin: if wanted.stdin { Box::new(input) } else { Box::new(tokio::io::empty()) },
         stdout: Box::new(stdout),
         stderr: Box::new(stderr),
+        terminal: None,
     };
     let end = {
         let listening = listen(&mut source, stdin, wanted, &times);

@@ -22,8 +22,8 @@ use tokio::sync::{Notify, mpsc};
 
 use super::super::wasm::{Compiled, WasmConfig, WasmRuntime};
 use super::super::{
-    Container, ContainerSpec, ExecCommand, ExecStreams, Image, Isolation, Output, Reader, RunState, Runtime as _,
-    Sandbox, SandboxSpec, StartError, Stream, Usage,
+    Container, ContainerSpec, ExecCommand, ExecStreams, Image, Isolation, LinuxContainer, LinuxSandbox, Output, Reader,
+    RunState, Runtime as _, Sandbox, SandboxSpec, StartError, Stream, Usage,
 };
 use super::calls::{about, answered, call_failed, failed, full, unpack, whole};
 use super::frames::{self, CHUNK_BYTES, Channel, Frame, Incoming};
@@ -165,6 +165,7 @@ impl Host {
             memory_limit,
             isolation: Isolation::Shared,
             outbound,
+            linux: LinuxSandbox::default(),
         };
         let sandbox = self.runtime.sandbox(spec).await.map_err(|error| error.to_string())?;
         self.pods.insert(uid, sandbox);
@@ -220,12 +221,15 @@ impl Host {
             args: begin.args,
             env: begin.env,
             mounts: begin.mounts,
+            deferred: None,
             memory_limit: begin.memory_limit,
             cpu_limit_millis: begin.cpu_limit_millis,
             cpu_request_millis: begin.cpu_request_millis,
             output,
             grants: begin.grants,
             instances: begin.instances,
+            run: 0,
+            linux: LinuxContainer::default(),
         };
         sandbox.start(&spec).await
     }
@@ -247,7 +251,8 @@ impl Host {
         let pipe = || tokio::io::duplex(PIPE_BYTES);
         let ((stdin, input), (stdout, out), (stderr, err)) = (pipe(), pipe(), pipe());
         tokio::spawn(pour(Incoming::new(request.into_body()), input));
-        let streams = ExecStreams { stdin: Box::new(stdin), stdout: Box::new(stdout), stderr: Box::new(stderr) };
+        let streams =
+            ExecStreams { stdin: Box::new(stdin), stdout: Box::new(stdout), stderr: Box::new(stderr), terminal: None };
         tokio::spawn(async move {
             let work = async {
                 let run = container.exec(ExecCommand { args, program_names }, streams);

@@ -89,6 +89,7 @@ pub enum Told {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Refusal {
     MissingImport(String),
+    NotMade(String),
     Other(String),
 }
 
@@ -96,6 +97,7 @@ impl From<StartError> for Refusal {
     fn from(error: StartError) -> Self {
         match error {
             StartError::MissingImport(why) => Self::MissingImport(why),
+            StartError::NotMade(why) => Self::NotMade(why),
             StartError::Other(why) => Self::Other(why),
         }
     }
@@ -105,6 +107,7 @@ impl From<Refusal> for StartError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::MissingImport(why) => Self::MissingImport(why),
+            Refusal::NotMade(why) => Self::NotMade(why),
             Refusal::Other(why) => Self::Other(why),
         }
     }

@@ -75,6 +75,8 @@ async fn tell(worker: &Worker, request: Request<HttpBody>) -> Result<Response<Ht
 #[async_trait::async_trait]
 impl Sandbox for IsolatedSandbox {
     async fn start(&self, spec: &ContainerSpec) -> Result<Arc<dyn Container>, StartError> {
+        // Another process cannot ask for them later.
+        spec.mounted().await?;
         let worker = self.ready(spec).await?;
         let life = worker.next_life();
         let input = spec.output.input();
@@ -241,7 +243,7 @@ impl Container for IsolatedContainer {
             Err(_) => return Err(gone().await),
         };
         let response = outcome(response).await.map_err(|failure| failure.words)?;
-        let ExecStreams { stdin, mut stdout, mut stderr } = streams;
+        let ExecStreams { stdin, mut stdout, mut stderr, .. } = streams;
         let feeding = tokio::spawn(feed(stdin, input));
         // Whoever no longer waits for the command ends it by letting go of the exchange.
         let _feeding = AbortOnDrop(feeding);

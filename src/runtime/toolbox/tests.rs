@@ -67,7 +67,7 @@ impl Container {
         let (stdout, mut out) = tokio::io::duplex(1024);
         let (stderr, mut err) = tokio::io::duplex(1024);
         let stdin = Box::new(std::io::Cursor::new(input.to_vec()));
-        let streams = ExecStreams { stdin, stdout: Box::new(stdout), stderr: Box::new(stderr) };
+        let streams = ExecStreams { stdin, stdout: Box::new(stdout), stderr: Box::new(stderr), terminal: None };
         let args: Vec<String> = command.iter().map(ToString::to_string).collect();
         let (sight, stop, handle) = (self.sight.clone(), CancellationToken::new(), Handle::current());
         let work = tokio::task::spawn_blocking(move || run(sight, &args, streams, stop, handle));
@@ -190,8 +190,12 @@ async fn a_command_ends_when_nobody_takes_its_output_or_it_is_stopped() {
     let start = |command: &[&str], stop: &CancellationToken| {
         let (stdout, out) = tokio::io::duplex(64);
         let (stdin, feed) = tokio::io::duplex(64);
-        let streams =
-            ExecStreams { stdin: Box::new(stdin), stdout: Box::new(stdout), stderr: Box::new(tokio::io::sink()) };
+        let streams = ExecStreams {
+            stdin: Box::new(stdin),
+            stdout: Box::new(stdout),
+            stderr: Box::new(tokio::io::sink()),
+            terminal: None,
+        };
         let args: Vec<String> = command.iter().map(ToString::to_string).collect();
         let (sight, stop, handle) = (container.sight.clone(), stop.clone(), Handle::current());
         (tokio::task::spawn_blocking(move || run(sight, &args, streams, stop, handle)), out, feed)

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use coracle::runtime::wasm::{WasmConfig, WasmRuntime, digest_of, inspect};
 use coracle::runtime::{
-    ContainerSpec, Grants, ImageSource, InstancePolicy, Isolation, Output, RunState, Runtime, SandboxSpec, Stream,
+    ContainerSpec, Grants, ImageSource, InstancePolicy, Isolation, LinuxContainer, LinuxSandbox, Output, RunState,
+    Runtime, SandboxSpec, Stream,
 };
 use coracle::wire::{CallTimeouts, Caller, HttpBody, Outbound, OutboundError};
 use proptest::prelude::*;
@@ -82,6 +83,7 @@ async fn live(bytes: &[u8]) -> bool {
         memory_limit: Some(16 << 20),
         isolation: Isolation::Shared,
         outbound: Arc::new(Nothing),
+        linux: LinuxSandbox::default(),
     };
     let spec = ContainerSpec {
         name: "c".to_owned(),
@@ -89,12 +91,15 @@ async fn live(bytes: &[u8]) -> bool {
         args: vec!["m".to_owned()],
         env: Vec::new(),
         mounts: Vec::new(),
+        deferred: None,
         memory_limit: None,
         cpu_limit_millis: None,
         cpu_request_millis: None,
         output: Arc::new(Nothing),
         grants: Grants::default(),
         instances: InstancePolicy { request_timeout: Duration::from_millis(100), ..InstancePolicy::default() },
+        run: 0,
+        linux: LinuxContainer::default(),
     };
     let sandbox = HOST.sandbox(pod).await.expect("a sandbox");
     let Ok(container) = sandbox.start(&spec).await else { return false };
