@@ -51,7 +51,7 @@ pub struct Surroundings {
 /// Makes a pod's surroundings; on failure, the reason and words of an event.
 pub async fn prepare(context: &Context, pod: &core::Pod) -> Result<(Surroundings, Sources), (&'static str, String)> {
     let sandbox_failed = |why: String| ("FailedCreatePodSandBox", why);
-    let runtime = choose::runtime(context, pod).map_err(sandbox_failed)?;
+    let runtime = choose::runtime(context, pod).await.map_err(sandbox_failed)?;
     let ip = address(context, pod, runtime.nature()).map_err(sandbox_failed)?;
     let (volumes, sources) =
         context.volumes.mount(&context.fields(pod, ip)).await.map_err(|why| ("FailedMount", why))?;

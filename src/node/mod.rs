@@ -169,6 +169,7 @@ async fn bind_network(config: &NodeConfig, pods: &Shared<Pod>) -> anyhow::Result
     let network = Network::bind(NetworkConfig {
         ingress: config.ingress,
         services: true,
+        dns: config.dns,
         node_port_ip: config.address,
         threads: 0,
         policy: Arc::new(policy::Annotated { pods: pods.clone() }),

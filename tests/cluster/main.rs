@@ -7,6 +7,7 @@ mod apply;
 mod cli;
 mod compile;
 mod corpus;
+mod docker;
 mod faults;
 mod guests;
 mod harness;

@@ -145,7 +145,7 @@ impl Runtime for DockerRuntime {
     }
 
     fn nature(&self) -> Nature {
-        Nature { own_network: true, outlives_process: true, mounts_files: true, terminals: true }
+        Nature { own_network: true, outlives_process: true, mounts_files: true }
     }
 
     fn images(&self) -> Option<&dyn ImageStore> {
