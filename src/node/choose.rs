@@ -3,14 +3,17 @@
 //! What runs already stays where it runs. Then the pod's RuntimeClass decides; where it names none, and the
 //! node has more than one runtime, the image of the pod's first container does: a module is for the first
 //! runtime, what an engine has, or a registry as an ordinary image, is for the engine's. What nobody knows
-//! is for the first, which then says what is wrong with it.
+//! is for the first, which then says what is wrong with it. A module that has a container's image to fall
+//! back to ([`super::fallback`]) is made ready first: if it cannot be, the pod is for the engine.
 
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 
 use super::context::Context;
-use super::pull_secrets;
+use super::images::{PullPolicy, Wanted};
+use super::pod::Note;
+use super::{fallback, instances, pull_secrets};
 use crate::reconcile::ObjectKey;
 use crate::runtime::Runtime;
 
@@ -38,6 +41,18 @@ async fn by_image(context: &Context, pod: &core::Pod) -> Result<Arc<dyn Runtime>
     // Of the first of the main containers.
     let index = pod.spec.as_ref().and_then(|spec| spec.init_containers.as_ref()).map_or(0, Vec::len);
     let credentials = pull_secrets::credentials(context, pod, index).await;
+    if let Some(instead) = container.and_then(|container| fallback::image(pod, &container.name)) {
+        if fallback::is_drawn(pod)? {
+            return Ok((*engine).clone());
+        }
+        let policy = PullPolicy::of(container.and_then(|container| container.image_pull_policy.as_deref()));
+        let snapshot = container.map_or(Ok(false), |container| instances::snapshot(pod, &container.name))?;
+        let wanted = Wanted { reference, policy, snapshot, credentials: std::future::ready(credentials) };
+        let Err(refusal) = context.images.obtain(&first, wanted, || ()).await else { return Ok(first) };
+        let message = format!("{}; the image {instead:?} runs in its place", refusal.message);
+        context.tell(pod, &Note { index: Some(index), warning: true, reason: "FallbackImage", message });
+        return Ok((*engine).clone());
+    }
     if context.images.is_known_module(reference, &credentials) {
         return Ok(first);
     }

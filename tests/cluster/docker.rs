@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Cluster, Options, PATIENCE, both, eventually, http, kubectls, missing, run_with_input};
+use crate::harness::{
+    Cluster, Options, PATIENCE, both, eventually, http, kubectls, missing, repository, run_with_input,
+};
+use crate::registry::Registry;
 
 /// The image of all these pods.
 const BUSYBOX: &str = "bb:1";
@@ -217,10 +220,10 @@ fn a_pod_of_an_ordinary_image_is_a_pod_like_any_other() {
         "--from-literal=other=world",
     ]);
     let serve = "cat /data/made; cat /etc/settings/greeting; echo; echo $OTHER $POD; id -u; id -G; hostname; pwd; \
-                 touch /root-file && echo wrote; trap 'echo told to end > /dev/termination-log; kill $!; exit 0' TERM; \
+                 touch /root-file 2> /dev/null && echo wrote; trap 'echo told to end > /dev/termination-log; kill $!; exit 0' TERM; \
                  httpd -f -p 8080 -h /data & wait";
     let spec = json!({
-        "securityContext": { "runAsUser": 1000, "runAsGroup": 2000, "supplementalGroups": [3000] },
+        "securityContext": { "runAsUser": 1000, "runAsGroup": 2000, "supplementalGroups": [3000], "fsGroup": 4000 },
         "initContainers": [{
             "name": "init", "image": BUSYBOX, "command": ["/bin/sh", "-c", "echo made by init > /data/made"],
             "volumeMounts": [{ "name": "data", "mountPath": "/data" }],
@@ -257,7 +260,10 @@ fn a_pod_of_an_ordinary_image_is_a_pod_like_any_other() {
 
     // What it is told, and what it says.
     let lines = cluster.kubectl(&["logs", "web", "-c", "main"]);
-    assert_eq!(lines, "made by init\nhello\nworld web\n1000\n2000 3000\nweb\n/data\n", "and nothing was written to /");
+    assert_eq!(
+        lines, "made by init\nhello\nworld web\n1000\n2000 3000 4000\nweb\n/data\n",
+        "and nothing was written to /"
+    );
     assert_eq!(cluster.kubectl(&["logs", "web", "-c", "side"]), "up\n");
     let id = web["status"]["containerStatuses"][0]["containerID"].as_str().expect("an id").to_owned();
     let inspected = engine.docker(&["inspect", id.strip_prefix("docker://").expect("Docker's"), "-f", "{{json .}}"]);
@@ -524,6 +530,86 @@ fn a_cluster_without_an_engine_says_so_and_is_healthy() {
         });
         assert_eq!(cluster.get(&["pod", "waits"])["status"]["phase"], "Pending");
     }
+}
+
+/// A pod that names an image and nothing else, with annotations.
+fn plain(name: &str, image: &str, annotations: &Value) -> Value {
+    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "annotations": annotations },
+        "spec": { "terminationGracePeriodSeconds": 1, "containers": [{
+            "name": "main", "image": image, "args": ["/bin/sleep", "1000"], "imagePullPolicy": "IfNotPresent" }] } })
+}
+
+fn runs_as(cluster: &Cluster, name: &str) -> String {
+    let pod = ready(cluster, name);
+    let id = pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap_or_default();
+    id.split(':').next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn images_come_from_a_registry_and_say_what_runs_them() {
+    let Some(engine) = Engine::start() else { return };
+    let Some(registry) = Registry::private() else { return };
+    let image = registry.image("shop/bb:1");
+    let config = engine.dir.path().join("client").display().to_string();
+    let host = registry.image("");
+    engine.docker(&["--config", &config, "login", "-u", "puller", "-p", "secret", host.trim_end_matches('/')]);
+    engine.docker(&["tag", BUSYBOX, &image]);
+    engine.docker(&["--config", &config, "push", &image]);
+    engine.docker(&["rmi", &image]);
+    let cluster = engine.cluster();
+
+    // Without an account: refused, in the words of both kinds.
+    let mut refused = plain("refused", &image, &json!({}));
+    refused["spec"]["runtimeClassName"] = json!("docker");
+    cluster.apply(&refused.to_string());
+    let waiting = state(&cluster, "refused", |state| state["state"]["waiting"]["reason"] == "ImagePullBackOff");
+    let words = waiting["state"]["waiting"]["message"].as_str().unwrap_or_default().to_owned();
+    assert!(words.contains("no basic auth credentials") || words.contains("unauthorized"), "{words}");
+
+    // With one, and no RuntimeClass: the image says that it is one of Linux.
+    cluster.kubectl(&[
+        "create",
+        "secret",
+        "docker-registry",
+        "account",
+        "--docker-username=puller",
+        "--docker-password=secret",
+        &format!("--docker-server={}", host.trim_end_matches('/')),
+    ]);
+    let mut chosen = plain("chosen", &image, &json!({}));
+    chosen["spec"]["imagePullSecrets"] = json!([{ "name": "account" }]);
+    cluster.apply(&chosen.to_string());
+    assert_eq!(runs_as(&cluster, "chosen"), "docker");
+    let pod = cluster.get(&["pod", "chosen"]);
+    let id = pod["status"]["containerStatuses"][0]["imageID"].as_str().unwrap_or_default().to_owned();
+    assert!(id.starts_with(&format!("{}@sha256:", registry.image("shop/bb"))), "{id}");
+    let told = events(&cluster, "chosen");
+    assert!(told.contains("Successfully pulled image"), "{told}");
+    cluster.apply(&plain("module", "hello:1", &json!({})).to_string());
+    assert_eq!(runs_as(&cluster, "module"), "wasm");
+}
+
+#[test]
+fn a_module_that_cannot_be_run_falls_back_to_a_container() {
+    let Some(engine) = Engine::start() else { return };
+    let images = tempfile::tempdir().expect("a directory");
+    for name in ["bad", "hello"] {
+        std::fs::create_dir(images.path().join(name)).expect("made");
+    }
+    std::fs::write(images.path().join("bad/1.wasm"), b"\0asm not a module").expect("written");
+    std::fs::copy(repository().join("workloads/prebuilt/hello/1.wasm"), images.path().join("hello/1.wasm"))
+        .expect("copied");
+    let cluster = engine.cluster_with(&["--images", &images.path().display().to_string()]);
+    let image = json!({ "coracle.dev/fallback-image": BUSYBOX });
+    let drawn = json!({ "coracle.dev/fallback-image": BUSYBOX, "coracle.dev/fallback-percent": "100" });
+    cluster.apply(&plain("bad", "bad:1", &image).to_string());
+    cluster.apply(&plain("good", "hello:1", &image).to_string());
+    cluster.apply(&plain("drawn", "hello:1", &drawn).to_string());
+    for (name, runtime) in [("bad", "docker"), ("good", "wasm"), ("drawn", "docker")] {
+        assert_eq!(runs_as(&cluster, name), runtime, "{name}");
+    }
+    let told = events(&cluster, "bad");
+    assert!(told.contains("FallbackImage") && told.contains("runs in its place"), "{told}");
 }
 
 #[test]
