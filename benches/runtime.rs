@@ -70,6 +70,7 @@ impl Pod {
             args: vec![name.to_owned()],
             env: vec![("HOSTNAME".to_owned(), "bench".to_owned())],
             mounts: Vec::new(),
+            deferred: None,
             memory_limit: Some(64 << 20),
             cpu_limit_millis: None,
             cpu_request_millis: None,

@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
+use super::admission::author::Author;
 use super::auth::rbac::roles;
-use super::registry::owners::Owner;
 use super::registry::update::Lane;
 use super::registry::{Place, Registry};
 use super::status::ApiError;
@@ -69,7 +69,7 @@ async fn ensure(registry: &Registry, kind: &'static dyn Kind, namespace: &str, o
     if registry.store.get(&Place { kind, namespace, name: &name }.key()).is_some() {
         return Ok(());
     }
-    match registry.create(kind, namespace, object, &Owner::own(), false).await {
+    match registry.create(kind, namespace, object, &Author::own()).await {
         Err(error) if error.reason() != "AlreadyExists" => Err(error),
         _ => Ok(()),
     }
@@ -93,7 +93,7 @@ async fn ensure_complete(registry: &Registry, kind: &'static dyn Kind, wanted: V
         Some(present) if roles::completed(&present, &wanted).is_none() => Ok(()),
         Some(_) => {
             let change = |old: &Value| Ok(roles::completed(old, &wanted).unwrap_or_else(|| old.clone()));
-            registry.update(place, Lane::Main, &Owner::own(), false, &change).await.map(|_| ())
+            registry.update(place, Lane::Main, &Author::own(), &change).await.map(|_| ())
         }
     }
 }
@@ -107,7 +107,7 @@ async fn ensure_current(registry: &Registry, kind: &'static dyn Kind, object: Va
         new["metadata"] = old["metadata"].clone();
         Ok(new)
     };
-    registry.update(place, Lane::Main, &Owner::own(), false, &change).await.map(|_| ())
+    registry.update(place, Lane::Main, &Author::own(), &change).await.map(|_| ())
 }
 
 fn ingress_class() -> Value {

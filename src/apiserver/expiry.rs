@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::ApiServer;
+use super::admission::author::Author;
 use super::options::DeleteOptions;
 use super::registry::{Place, encoding};
 use crate::kinds::event::Event;
@@ -52,7 +53,9 @@ async fn forget(server: &ApiServer, event: &Value) {
     // An Event that has been seen again meanwhile stays.
     let precondition_version = Some(kmeta::text(event, "resourceVersion").to_owned());
     let options = DeleteOptions { precondition_version, ..DeleteOptions::default() };
-    if let Err(error) = server.registry.delete(Place { kind: &Event, namespace, name }, &options).await {
+    if let Err(error) =
+        server.registry.delete(Place { kind: &Event, namespace, name }, &options, &Author::unowned()).await
+    {
         tracing::debug!(namespace, name, %error, "cannot forget an Event yet");
     }
 }

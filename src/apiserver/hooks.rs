@@ -9,9 +9,9 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 
 use super::ApiServer;
+use super::admission::author::Author;
 use super::auth::accounts::legacy_claims;
 use super::registry::encoding::{self, Stored};
-use super::registry::owners::Owner;
 use super::registry::update::Lane;
 use super::registry::{Place, Registry};
 use crate::kinds::Kind;
@@ -57,7 +57,7 @@ async fn fill_token(server: &ApiServer, secret: &Value) {
         Ok(new)
     };
     let place = Place { kind: &Secret, namespace, name };
-    if let Err(error) = server.registry.update(place, Lane::Main, &Owner::own(), false, &change).await {
+    if let Err(error) = server.registry.update(place, Lane::Main, &Author::own(), &change).await {
         tracing::warn!(namespace, name, %error, "cannot fill the token of a secret");
     }
 }
@@ -69,7 +69,7 @@ const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
 /// the controller will see to it.
 pub async fn ensure_default_account(registry: &Registry, namespace: &str) {
     let account = json!({"metadata": {"name": "default"}});
-    if let Err(error) = registry.create(&ServiceAccount, namespace, account, &Owner::own(), false).await
+    if let Err(error) = registry.create(&ServiceAccount, namespace, account, &Author::own()).await
         && error.reason() != "AlreadyExists"
     {
         tracing::warn!(namespace, %error, "cannot make the default ServiceAccount");

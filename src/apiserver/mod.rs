@@ -13,7 +13,9 @@ pub mod allocate;
 pub mod auth;
 mod body;
 mod bootstrap;
+pub mod cel;
 pub mod codec;
+mod derived;
 pub mod discovery;
 mod documents;
 mod expiry;
@@ -38,6 +40,7 @@ pub mod status;
 pub mod table;
 pub mod target;
 mod verbs;
+pub mod webhook;
 
 use std::net::SocketAddr;
 use std::ops::{Deref, RangeInclusive};
@@ -153,9 +156,10 @@ impl ApiServer {
             Some(key) => key,
             None => AccountKey::in_memory().map_err(ApiError::internal)?,
         };
+        let registry = Registry::new(store, Allocator::new(service_cidr, node_ports));
         let server = Self(Arc::new(Inner {
-            registry: Registry::new(store, Allocator::new(service_cidr, node_ports)),
-            changes: Changes::default(),
+            changes: Changes::new(registry.decoded.clone()),
+            registry,
             presence: Presence::default(),
             limits: Limits::default(),
             node_client: node_tls.map(relay::client),
@@ -232,7 +236,7 @@ async fn answer(server: ApiServer, request: Request<Body>) -> Result<Response, A
     permit(&policy, &user, &target, query.get("fieldSelector"))?;
     let limits = server.limits.clone();
     let long = target.is_long_running();
-    let call = verbs::Call { server, user, target, kind, query, headers: parts.headers, upgrade };
+    let call = verbs::Call { server, user, target, kind, query, headers: parts.headers, upgrade, said: Arc::default() };
     limits.run(long, verbs::answer(call, body)).await
 }
 

@@ -23,9 +23,9 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::ApiServer;
+use super::admission::author::Author;
 use super::auth::{MASTERS, User};
 use super::registry::Place;
-use super::registry::owners::Owner;
 use super::registry::update::Lane;
 use super::reply;
 use super::status::ApiError;
@@ -154,7 +154,7 @@ async fn mark_lost(server: &ApiServer, node: &str, end: End) {
     }
     let place = Place { kind: &Node, namespace: "", name: node };
     let change = |old: &Value| Ok(with_unknown(old, end));
-    match server.registry.update(place, Lane::Status, &Owner::own_by("status"), false, &change).await {
+    match server.registry.update(place, Lane::Status, &Author::own_by("status"), &change).await {
         Ok(_) => tracing::info!(node, ?end, "node is away"),
         // Deleted on purpose: there is nobody to mark.
         Err(error) if error.reason() == "NotFound" => {}

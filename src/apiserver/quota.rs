@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::ApiServer;
-use super::registry::owners::Owner;
+use super::admission::author::Author;
 use super::registry::update::Lane;
 use super::registry::{self, Place, Registry, encoding};
 use super::status::ApiError;
@@ -236,7 +236,7 @@ async fn count(registry: &Registry, namespace: &str) {
             new["status"] = json!({"hard": quota["spec"]["hard"], "used": total(registry, quota, namespace)?});
             Ok(new)
         };
-        if let Err(error) = registry.update(place, Lane::Status, &Owner::own_by("status"), false, &change).await {
+        if let Err(error) = registry.update(place, Lane::Status, &Author::own_by("status"), &change).await {
             tracing::debug!(namespace, name, %error, "the use of a quota was not written");
         }
     }

@@ -4,6 +4,8 @@
 //! An [`ApiError`] is made where the cause is known and carried unchanged to the wire: nothing on the
 //! way rewrites it. This module knows shapes and texts; it never decides whether something is an error.
 
+use std::borrow::Cow;
+
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
@@ -19,7 +21,7 @@ pub struct ApiError(Box<Inner>);
 struct Inner {
     code: u16,
     /// Empty is upstream's `Unknown`.
-    reason: &'static str,
+    reason: Cow<'static, str>,
     message: String,
     details: Option<Details>,
     /// Continue token of a list that may go on at a newer version.
@@ -50,7 +52,16 @@ pub struct Cause {
 impl ApiError {
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
+        let reason = Cow::Borrowed(reason);
         Self(Box::new(Inner { code, reason, message, details: None, continue_token: None, plain: false }))
+    }
+
+    /// What somebody else has told: a reason of any name, and the `details` of a Status.
+    pub fn told(code: u16, reason: &str, message: String, details: &Value) -> Self {
+        let mut error = Self::new(code, "", message);
+        error.0.reason = Cow::Owned(reason.to_owned());
+        error.0.details = details.is_object().then(|| Details::from_value(details));
+        error
     }
 
     pub fn with_details(mut self, details: Details) -> Self {
@@ -79,8 +90,8 @@ impl ApiError {
         self.0.code
     }
 
-    pub fn reason(&self) -> &'static str {
-        self.0.reason
+    pub fn reason(&self) -> &str {
+        &self.0.reason
     }
 
     pub fn message(&self) -> &str {
@@ -221,7 +232,7 @@ impl ApiError {
             "message": inner.message, "code": inner.code,
         });
         if !inner.reason.is_empty() {
-            status["reason"] = inner.reason.into();
+            status["reason"] = (&*inner.reason).into();
         }
         if let Some(details) = &inner.details {
             status["details"] = details.to_value();
@@ -231,6 +242,23 @@ impl ApiError {
 }
 
 impl Details {
+    fn from_value(value: &Value) -> Self {
+        let text = |value: &Value, name: &str| value[name].as_str().unwrap_or_default().to_owned();
+        let cause = |cause: &Value| Cause {
+            reason: text(cause, "reason"),
+            message: text(cause, "message"),
+            field: text(cause, "field"),
+        };
+        Self {
+            name: text(value, "name"),
+            group: text(value, "group"),
+            kind: text(value, "kind"),
+            uid: text(value, "uid"),
+            causes: value["causes"].as_array().into_iter().flatten().map(cause).collect(),
+            retry_after_seconds: value["retryAfterSeconds"].as_u64().and_then(|s| u32::try_from(s).ok()).unwrap_or(0),
+        }
+    }
+
     pub fn to_value(&self) -> Value {
         let mut map = Map::new();
         let texts = [("name", &self.name), ("group", &self.group), ("kind", &self.kind), ("uid", &self.uid)];

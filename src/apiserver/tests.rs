@@ -37,7 +37,7 @@ impl Api {
         self.server.router().layer(axum::Extension(User::server()))
     }
 
-    async fn send(&self, method: Method, path: &str, content_type: &str, body: String) -> (StatusCode, Value) {
+    pub async fn send(&self, method: Method, path: &str, content_type: &str, body: String) -> (StatusCode, Value) {
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -62,7 +62,7 @@ impl Api {
         self.send(Method::DELETE, path, "application/json", String::new()).await
     }
 
-    async fn merge(&self, path: &str, patch: Value) -> (StatusCode, Value) {
+    pub async fn merge(&self, path: &str, patch: Value) -> (StatusCode, Value) {
         self.send(Method::PATCH, path, "application/merge-patch+json", patch.to_string()).await
     }
 
@@ -138,6 +138,8 @@ fn sample(kind: &dyn Kind) -> Value {
         "template": {"metadata": {"labels": {"app": "a"}}, "spec": pod},
     });
     let job = json!({"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "hello:1"}]}});
+    let rule = json!({"operations": ["CREATE"], "apiGroups": ["none.example.com"], "apiVersions": ["v1"],
+        "resources": ["nones"]});
     let rest = match (kind.info().group, kind.info().plural) {
         ("", "pods") => json!({"spec": pod}),
         ("", "services") => json!({"spec": {"ports": [{"port": 80}]}}),
@@ -156,6 +158,9 @@ fn sample(kind: &dyn Kind) -> Value {
         ("apps", _) => json!({"spec": workload}),
         ("batch", "jobs") => json!({"spec": {"template": job}}),
         ("batch", "cronjobs") => json!({"spec": {"schedule": "@daily", "jobTemplate": {"spec": {"template": job}}}}),
+        ("autoscaling", _) => {
+            json!({"spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d"}}})
+        }
         ("policy", "poddisruptionbudgets") => json!({"spec": {"minAvailable": 1}}),
         ("scheduling.k8s.io", _) => json!({"value": 7}),
         ("networking.k8s.io", "networkpolicies") => json!({"spec": {"podSelector": {}}}),
@@ -179,6 +184,14 @@ fn sample(kind: &dyn Kind) -> Value {
             json!({"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]})
         }
         ("rbac.authorization.k8s.io", _) => json!({"roleRef": {"kind": "ClusterRole", "name": "view"}}),
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies") => json!({"spec": {
+            "matchConstraints": {"resourceRules": [rule]}, "validations": [{"expression": "true"}]}}),
+        ("admissionregistration.k8s.io", "validatingadmissionpolicybindings") => {
+            json!({"spec": {"policyName": "p", "validationActions": ["Deny"]}})
+        }
+        ("admissionregistration.k8s.io", _) => json!({"webhooks": [{
+            "name": "a.example.com", "clientConfig": {"url": "https://w.example.com/"}, "rules": [rule],
+            "sideEffects": "None", "admissionReviewVersions": ["v1"]}]}),
         ("", "limitranges") => json!({"spec": {"limits": []}}),
         ("" | "coordination.k8s.io", _) => json!({}),
         other => panic!("add a sample for {other:?}"),

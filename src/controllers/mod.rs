@@ -5,6 +5,7 @@
 //! restart would miss. What they have in common is in `pods`, `nodes` and `diff`. They talk to the API
 //! server only, and never to each other: the objects in between are the interface.
 
+mod autoscaler;
 mod claim;
 mod cluster_role_aggregation;
 mod cron_job;
@@ -169,6 +170,7 @@ pub static CONTROLLERS: &[Controller] = &[
             Box::pin(run_reconciler(cluster, controller, WORKERS))
         },
     },
+    Controller { name: "horizontal-pod-autoscaler", start: |cluster, _| Box::pin(autoscaler::run(cluster)) },
     Controller { name: "garbage", start: |cluster, _| Box::pin(garbage::run(cluster)) },
     Controller {
         name: "node-lifecycle",

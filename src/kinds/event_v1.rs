@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::common::{set_default, text};
 use super::event::{self, Event};
 use super::field::{Errors, Field};
-use super::{ALL_VERBS, Column, Kind, KindInfo, NameRule, column, meta};
+use super::{ALL_VERBS, Column, Conversion, Kind, KindInfo, NameRule, column, meta};
 
 pub struct EventV1;
 
@@ -123,6 +123,20 @@ impl Kind for EventV1 {
 
     fn selectable_names(&self) -> &'static [&'static str] {
         SELECTABLE
+    }
+
+    fn conversion(&self) -> Option<&dyn Conversion> {
+        Some(self)
+    }
+}
+
+impl Conversion for EventV1 {
+    fn to_stored(&self, object: Value) -> Value {
+        event::to_core(object)
+    }
+
+    fn from_stored(&self, stored: Value) -> Value {
+        event::to_v1(stored)
     }
 }
 

@@ -10,6 +10,7 @@
 //! generic API tests follow from the row. This room decides; it never reads a clock, a store or a
 //! socket: the time that a row's age needs comes in as an argument.
 
+pub mod admission;
 pub mod cluster_role;
 pub mod cluster_role_binding;
 pub mod common;
@@ -29,6 +30,7 @@ pub mod event;
 pub mod event_v1;
 pub mod field;
 pub mod fill;
+pub mod horizontal_pod_autoscaler;
 pub mod ingress;
 pub mod ingress_class;
 pub mod job;
@@ -91,8 +93,8 @@ pub struct KindInfo {
     pub subresources: &'static [Subresource],
     /// The Go type in OpenAPI form, e.g. `io.k8s.api.apps.v1.Deployment`: the key into `schema`.
     pub schema: &'static str,
-    /// Where the store keeps its objects: `/registry/<storage>/…`. Kinds that are two views of one
-    /// object (core and `events.k8s.io` Events) share it.
+    /// Where the store keeps its objects: `/registry/<storage>/…`. Kinds that show one stored object
+    /// (core and `events.k8s.io` Events, versions of one resource) share it; see [`Kind::conversion`].
     pub storage: &'static str,
     /// Upstream's `storageVersionHash` in legacy discovery.
     pub storage_version_hash: &'static str,
@@ -153,6 +155,8 @@ pub static KINDS: &[&dyn Kind] = &[
     &stateful_set::StatefulSet,
     &replica_set::ReplicaSet,
     &deployment::Deployment,
+    &horizontal_pod_autoscaler::HorizontalPodAutoscaler,
+    &horizontal_pod_autoscaler::v1::HorizontalPodAutoscaler,
     &job::Job,
     &cron_job::CronJob,
     &endpoint_slice::EndpointSlice,
@@ -172,6 +176,10 @@ pub static KINDS: &[&dyn Kind] = &[
     &volume_attributes_class::VolumeAttributesClass,
     &pod_disruption_budget::PodDisruptionBudget,
     &priority_class::PriorityClass,
+    &admission::mutating_webhook_configuration::MutatingWebhookConfiguration,
+    &admission::validating_admission_policy::ValidatingAdmissionPolicy,
+    &admission::validating_admission_policy_binding::ValidatingAdmissionPolicyBinding,
+    &admission::validating_webhook_configuration::ValidatingWebhookConfiguration,
 ];
 
 /// A column as the kinds' tables write it; the description is filled by the Table codec from the schema.
@@ -280,6 +288,13 @@ pub trait Kind: Send + Sync + 'static {
         None
     }
 
+    /// How this kind's objects become the form in which they are stored, and back. `None` says that the
+    /// stored form is this kind's own, and lets answers be copies of stored bytes: of the kinds that
+    /// share a `storage` exactly one says so.
+    fn conversion(&self) -> Option<&dyn Conversion> {
+        None
+    }
+
     /// A DELETE that names no `propagationPolicy` means `Orphan`: the kinds that are older than
     /// garbage collection, whose clients expect dependents to stay.
     fn orphans_by_default(&self) -> bool {
@@ -307,6 +322,18 @@ pub trait Kind: Send + Sync + 'static {
     fn graceful_delete_seconds(&self, _object: &Value, _requested: Option<i64>) -> Option<i64> {
         None
     }
+}
+
+/// Two kinds, one stored object. A round trip loses nothing of either form: what the other form has no
+/// field for is kept in annotations, as upstream's conversions do.
+///
+/// Objects carry their `metadata` as it is; `apiVersion` and `kind` are seen to by who calls.
+pub trait Conversion {
+    /// This kind's object in the stored form.
+    fn to_stored(&self, object: Value) -> Value;
+
+    /// A stored object in this kind's form.
+    fn from_stored(&self, stored: Value) -> Value;
 }
 
 /// What `metadata.name` must look like.

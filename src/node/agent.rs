@@ -94,9 +94,9 @@ impl Agent {
     /// Removes from the disk what belongs to pods that went while nobody was here.
     fn sweep(&self) {
         let pods = self.pods.list();
-        let uids: Vec<&str> = pods.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
-        self.context.volumes.sweep(|uid| uids.contains(&uid));
-        self.context.logs.sweep(|dir| uids.iter().any(|uid| dir.ends_with(uid)));
+        let uids: HashSet<&str> = pods.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
+        self.context.volumes.sweep(|uid| uids.contains(uid));
+        self.context.logs.sweep(|dir| dir.rsplit('_').next().is_some_and(|uid| uids.contains(uid)));
         self.sweep_runtimes();
     }
 

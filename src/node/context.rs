@@ -47,7 +47,7 @@ pub struct Context {
     pub recorder: Recorder,
     pub images: Images,
     pub objects: Arc<Objects>,
-    pub volumes: Volumes,
+    pub volumes: Arc<Volumes>,
     pub logs: Logs,
     pub addresses: Addresses,
     pub network: Arc<Network>,

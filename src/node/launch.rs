@@ -33,7 +33,8 @@ use super::usage::About;
 use super::volumes::{PodVolumes, Sources};
 use crate::oci::Startup;
 use crate::runtime::{
-    Container, ContainerSpec, Image, Isolation, Mount, Nature, RunState, Runtime, Sandbox, SandboxSpec, StartError,
+    Container, ContainerSpec, DeferredMounts, Image, Isolation, Mount, Nature, RunState, Runtime, Sandbox, SandboxSpec,
+    StartError,
 };
 use crate::wire::HttpService;
 
@@ -49,12 +50,15 @@ pub struct Surroundings {
 }
 
 /// Makes a pod's surroundings; on failure, the reason and words of an event.
-pub async fn prepare(context: &Context, pod: &core::Pod) -> Result<(Surroundings, Sources), (&'static str, String)> {
+pub async fn prepare(
+    context: &Context,
+    pod: &Arc<core::Pod>,
+) -> Result<(Surroundings, Sources), (&'static str, String)> {
     let sandbox_failed = |why: String| ("FailedCreatePodSandBox", why);
     let runtime = choose::runtime(context, pod).await.map_err(sandbox_failed)?;
     let ip = address(context, pod, runtime.nature()).map_err(sandbox_failed)?;
     let (volumes, sources) =
-        context.volumes.mount(&context.fields(pod, ip)).await.map_err(|why| ("FailedMount", why))?;
+        context.volumes.mount(pod, &context.fields(pod, ip)).await.map_err(|why| ("FailedMount", why))?;
     let isolation = isolation::of(pod).map_err(sandbox_failed)?;
     let sandbox = runtime.sandbox(sandbox_spec(context, pod, ip, isolation)).await;
     let sandbox = sandbox.map_err(|error| sandbox_failed(format!("Failed to create pod sandbox: {error}")))?;
@@ -171,6 +175,7 @@ impl Launch {
             image: image.clone(),
             args,
             env: env.into_iter().collect(),
+            deferred: self.deferred(&mounts),
             mounts,
             memory_limit: limit_units(container, "memory"),
             cpu_limit_millis: limit_millis(container, "cpu"),
@@ -207,6 +212,10 @@ impl Launch {
         let about = self.about(container, None);
         let container = Provider::start();
         Ok(Launched { about, id: None, found: None, container, log, console, last_words, kept })
+    }
+
+    fn deferred(&self, mounts: &[Mount]) -> Option<Arc<dyn DeferredMounts>> {
+        self.volumes.has_deferred(mounts).then(|| self.volumes.clone() as Arc<dyn DeferredMounts>)
     }
 
     /// argv. What names no program is called by the container's name, where a program is not a file.

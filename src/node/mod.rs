@@ -201,7 +201,7 @@ fn context(
         services: cluster.watch(),
         recorder: Recorder::start(client.clone(), "kubelet", &config.name),
         images: images::Images::new(config.images_dirs.clone(), Some(puller)),
-        volumes: volumes::Volumes::new(config.data_dir.join("pods"), objects.clone(), tokens, claims),
+        volumes: Arc::new(volumes::Volumes::new(config.data_dir.join("pods"), objects.clone(), tokens, claims)),
         objects,
         logs: logs::Logs::start(logs.clone()).with_context(|| format!("cannot keep logs in {}", logs.display()))?,
         addresses: ip::Addresses::new(config.pod_cidr, config.bridged.as_ref())?,

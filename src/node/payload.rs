@@ -21,6 +21,8 @@ pub struct FileBody {
     pub mode: u32,
 }
 
+/// The ConfigMap that the controllers keep in every namespace.
+const ROOT_CA: &str = "kube-root-ca.crt";
 /// Upstream's `defaultMode`.
 const DEFAULT_MODE: i32 = 0o644;
 
@@ -39,6 +41,28 @@ pub fn is_made_of_files(volume: &core::Volume) -> bool {
         || volume.secret.is_some()
         || volume.downward_api.is_some()
         || volume.projected.is_some()
+}
+
+/// Whether a volume may be made when somebody first looks into it: it shows a token, and beside it only what
+/// is always there (the cluster's certificate, fields of the pod that do not change). A ConfigMap or Secret
+/// of the user's may be missing, which has to be seen before the pod starts.
+pub fn may_wait(pod: &core::Pod, volume: &core::Volume) -> bool {
+    let waits = |source: &core::VolumeProjection| {
+        let root = source.config_map.as_ref().is_none_or(|map| map.name == ROOT_CA);
+        let fields = source.downward_api.iter().flat_map(|fields| fields.items.iter().flatten());
+        let fixed = |item: &core::DownwardAPIVolumeFile| {
+            item.field_ref
+                .as_ref()
+                .is_some_and(|field| !field.field_path.contains("labels") && !field.field_path.contains("annotations"))
+        };
+        root && source.secret.is_none() && source.cluster_trust_bundle.is_none() && fields.into_iter().all(fixed)
+    };
+    let spec = pod.spec.as_ref();
+    let containers = spec.map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    let mut mounts = containers.into_iter().flatten().flat_map(|container| container.volume_mounts.iter().flatten());
+    let whole =
+        mounts.all(|mount| mount.name != volume.name || (mount.sub_path.is_none() && mount.sub_path_expr.is_none()));
+    whole && !tokens(volume).is_empty() && projections(volume).iter().all(waits)
 }
 
 /// Whether a volume shows fields of the pod itself.

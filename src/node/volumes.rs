@@ -5,6 +5,8 @@
 //! parent that holds that file and its like; a runtime that mounts files is given the file. ConfigMaps, Secrets, fields and tokens are kept up to date
 //! while the pod runs, except in such single files, as upstream.
 //!
+//! The tokens that every pod is given and few read are fetched when a guest first looks: [`deferred`].
+//!
 //! An `emptyDir` is an ordinary directory; its `sizeLimit` is not enforced.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -28,7 +30,11 @@ use super::fs_group;
 use super::objects::{Lookup, Name, Objects, Tracked, next_known};
 use super::payload::{self, FileBody, Payload, is_inside};
 use super::tokens::Tokens;
-use crate::runtime::Mount;
+use crate::runtime::{DeferredMounts, Mount};
+
+mod deferred;
+
+use deferred::Deferred;
 
 /// Tokens are fetched anew after this part of their life, as upstream does.
 const TOKEN_RENEWAL: f64 = 0.8;
@@ -50,6 +56,8 @@ pub struct PodVolumes {
     /// Those that nobody writes to but the node, as upstream has it: what shows the API's state, and
     /// claims that offer reading only.
     read_only: HashSet<String>,
+    /// Those that are made when somebody looks into them.
+    deferred: Vec<Deferred>,
 }
 
 /// What keeps the volumes of one pod up to date.
@@ -71,14 +79,30 @@ impl Volumes {
     }
 
     /// Makes all volumes of a pod, or says what is in the way, naming the volume.
-    pub async fn mount(&self, fields: &Fields<'_>) -> Result<(PodVolumes, Sources), String> {
+    pub async fn mount(
+        self: &Arc<Self>,
+        pod: &Arc<core::Pod>,
+        fields: &Fields<'_>,
+    ) -> Result<(PodVolumes, Sources), String> {
         let uid = fields.pod.metadata.uid.as_deref().unwrap_or_default();
         if !is_inside(uid) || uid.contains('/') {
             return Err(format!("the pod's uid {uid:?} cannot be a directory's name"));
         }
-        let mut volumes = PodVolumes { dir: self.root.join(uid), by_name: HashMap::new(), read_only: HashSet::new() };
+        let mut volumes = PodVolumes {
+            dir: self.root.join(uid),
+            by_name: HashMap::new(),
+            read_only: HashSet::new(),
+            deferred: Vec::new(),
+        };
         let mut sources = Sources::default();
-        for volume in all(fields.pod) {
+        for (index, volume) in all(pod).iter().enumerate() {
+            if payload::may_wait(pod, volume) {
+                let dir = volumes.dir.join("volumes").join(&volume.name);
+                volumes.by_name.insert(volume.name.clone(), dir.clone());
+                volumes.read_only.insert(volume.name.clone());
+                volumes.deferred.push(Deferred::new(self.clone(), pod.clone(), index, fields, dir));
+                continue;
+            }
             let failed = |why: String| format!("MountVolume.SetUp failed for volume \"{}\" : {why}", volume.name);
             let mounted = self.mount_one(volume, fields, &volumes.dir, &mut sources).await.map_err(failed)?;
             volumes.by_name.insert(volume.name.clone(), mounted.path);
@@ -99,16 +123,7 @@ impl Volumes {
         let writable = |path: PathBuf| Directory { path, read_only: false };
         let dir = pod_dir.join("volumes").join(&volume.name);
         if payload::is_made_of_files(volume) {
-            let namespace = fields.pod.metadata.namespace.as_deref().unwrap_or_default();
-            for name in payload::references(namespace, volume) {
-                let tracked = self.objects.track(&name);
-                let reader = tracked.reader();
-                sources.tracked.insert(name, (tracked, reader));
-            }
-            let shortest = payload::tokens(volume).iter().map(|wish| wish.seconds).min();
-            let renewal =
-                |seconds: i64| Duration::from_secs(u64::try_from(seconds).unwrap_or(600)).mul_f64(TOKEN_RENEWAL);
-            sources.renew_after = [sources.renew_after, shortest.map(renewal)].into_iter().flatten().min();
+            self.follow(volume, fields.pod, sources);
             self.write(volume, fields, sources, dir.clone()).await?;
             Ok(Directory { path: dir, read_only: true })
         } else if volume.empty_dir.is_some() {
@@ -130,6 +145,19 @@ impl Volumes {
                         emptyDir, hostPath, persistentVolumeClaim, downwardAPI and projected"
                 .to_owned())
         }
+    }
+
+    /// From now on `sources` knows what changes the volume.
+    fn follow(&self, volume: &core::Volume, pod: &core::Pod, sources: &mut Sources) {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        for name in payload::references(namespace, volume) {
+            let tracked = self.objects.track(&name);
+            let reader = tracked.reader();
+            sources.tracked.insert(name, (tracked, reader));
+        }
+        let shortest = payload::tokens(volume).iter().map(|wish| wish.seconds).min();
+        let renewal = |seconds: i64| Duration::from_secs(u64::try_from(seconds).unwrap_or(600)).mul_f64(TOKEN_RENEWAL);
+        sources.renew_after = [sources.renew_after, shortest.map(renewal)].into_iter().flatten().min();
     }
 
     /// Computes what a volume shows and puts it in place.
@@ -162,7 +190,8 @@ impl Volumes {
 
     /// Brings all volumes up to date; what cannot be brought stays as it was.
     pub async fn refresh(&self, volumes: &PodVolumes, sources: &mut Sources, fields: &Fields<'_>) {
-        for volume in all(fields.pod).iter().filter(|volume| payload::is_made_of_files(volume)) {
+        let made = |volume: &&core::Volume| payload::is_made_of_files(volume) && !payload::may_wait(fields.pod, volume);
+        for volume in all(fields.pod).iter().filter(made) {
             let Some(dir) = volumes.by_name.get(&volume.name) else { continue };
             if let Err(error) = self.write(volume, fields, sources, dir.clone()).await {
                 tracing::debug!(volume = %volume.name, %error, "a volume stays as it was");
@@ -247,13 +276,22 @@ impl PodVolumes {
             };
             let host = sub_path(host, sub.as_deref().unwrap_or_default())?;
             let read_only = self.is_read_only(wish);
-            if files || host.is_dir() {
+            if files || self.is_deferred(&host) || host.is_dir() {
                 mounts.push(Mount { host, guest: wish.mount_path.clone(), read_only });
             } else {
                 self.mount_file(container, wish, &host, &mut mounts)?;
             }
         }
         Ok(mounts)
+    }
+
+    /// Whether a container has mounts that are still to be made.
+    pub fn has_deferred(&self, mounts: &[Mount]) -> bool {
+        mounts.iter().any(|mount| self.is_deferred(&mount.host))
+    }
+
+    fn is_deferred(&self, dir: &Path) -> bool {
+        self.deferred.iter().any(|deferred| deferred.dir == dir)
     }
 
     fn is_read_only(&self, wish: &core::VolumeMount) -> bool {
@@ -301,6 +339,20 @@ fn give_to_group(dir: &Path, pod: &core::Pod) {
 /// A node that is not root cannot give files away; they may be read all the same.
 fn if_not_root(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::PermissionDenied { Ok(()) } else { Err(error) }
+}
+
+#[async_trait::async_trait]
+impl DeferredMounts for PodVolumes {
+    fn has(&self, mount: &Mount) -> bool {
+        self.is_deferred(&mount.host)
+    }
+
+    async fn make(&self) -> Result<(), String> {
+        for volume in &self.deferred {
+            volume.make().await?;
+        }
+        Ok(())
+    }
 }
 
 fn all(pod: &core::Pod) -> &[core::Volume] {

@@ -82,6 +82,17 @@ pub struct Mount {
     pub read_only: bool,
 }
 
+/// Mounts that are made when somebody first looks: what every pod is given and few ever read costs
+/// nothing until then. A runtime that cannot tell when a guest looks makes them before it starts one.
+#[async_trait::async_trait]
+pub trait DeferredMounts: Send + Sync + 'static {
+    /// Whether this is one of them.
+    fn has(&self, mount: &Mount) -> bool;
+
+    /// Makes them all, once; the error names the volume and what is in the way.
+    async fn make(&self) -> Result<(), String>;
+}
+
 /// Where a container's output goes. Called from the guest's thread: must not block.
 pub trait Output: Send + Sync + 'static {
     fn write(&self, stream: Stream, bytes: &[u8]);
@@ -116,6 +127,8 @@ pub struct ContainerSpec {
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
     pub mounts: Vec<Mount>,
+    /// Who makes those of the mounts that are put off until somebody looks into them.
+    pub deferred: Option<Arc<dyn DeferredMounts>>,
     /// Bytes over all instances of this container; `None`: the pod's limit, or else the runtime's default.
     pub memory_limit: Option<u64>,
     /// Thousandths of a core; `None`: unlimited.
@@ -130,6 +143,16 @@ pub struct ContainerSpec {
     /// found again by this number.
     pub run: u32,
     pub linux: LinuxContainer,
+}
+
+impl ContainerSpec {
+    /// Returns when all mounts are there.
+    pub async fn mounted(&self) -> Result<(), StartError> {
+        match &self.deferred {
+            Some(deferred) => deferred.make().await.map_err(StartError::Other),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What a pod asks for beyond files, variables and streams; nothing unless it does.

@@ -4,6 +4,7 @@
 //! condition with a deadline.
 
 mod apply;
+mod autoscaler;
 mod cli;
 mod compile;
 mod corpus;

@@ -9,6 +9,7 @@ use crate::apiserver::registry::{Place, Registry, meta};
 use crate::apiserver::status::ApiError;
 use crate::kinds::service_account::ServiceAccount;
 
+const VOLUME_PREFIX: &str = "kube-api-access-";
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// An hour and a little, as upstream: kubelets ask for a new token when 80 % of it is over.
 const TOKEN_SECONDS: i64 = 3607;
@@ -58,7 +59,11 @@ fn add_pull_secrets(pod: &mut Value, account: &Value) {
 
 /// Mounts the token into each container that has nothing at that path; the volume only if one needs it.
 fn mount_token(pod: &mut Value) {
-    let volume = format!("kube-api-access-{}", meta::random_suffix());
+    // A second pass, after webhooks have added containers, uses the volume of the first.
+    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    let known = volumes.filter_map(|volume| volume["name"].as_str()).find(|name| name.starts_with(VOLUME_PREFIX));
+    let known = known.map(str::to_owned);
+    let volume = known.clone().unwrap_or_else(|| format!("{VOLUME_PREFIX}{}", meta::random_suffix()));
     let mut needed = false;
     for group in ["initContainers", "containers"] {
         let Some(containers) = pod.pointer_mut(&format!("/spec/{group}")).and_then(Value::as_array_mut) else {
@@ -74,7 +79,7 @@ fn mount_token(pod: &mut Value) {
             needed = true;
         }
     }
-    if !needed {
+    if !needed || known.is_some() {
         return;
     }
     if let Some(volumes) = list_mut(pod, &["spec", "volumes"]) {

@@ -6,7 +6,6 @@ use serde_json::json;
 
 use super::*;
 use crate::apiserver::allocate::Allocator;
-use crate::apiserver::registry::owners::Owner;
 use crate::kinds::Kind;
 use crate::kinds::ingress::Ingress;
 use crate::kinds::ingress_class::IngressClass;
@@ -16,6 +15,10 @@ use crate::kinds::pod::Pod;
 use crate::kinds::runtime_class::RuntimeClass;
 use crate::kinds::service_account::ServiceAccount;
 use crate::store::MemoryStore;
+
+fn admit_own(registry: &Registry, place: Place<'_>, operation: Operation, object: &mut Value) -> Result<(), ApiError> {
+    admit(&Request { registry, place, operation, old: None, author: &Author::own() }, object)
+}
 
 async fn registry() -> Registry {
     let cidr = "127.96.0.0/16".parse().expect("a CIDR");
@@ -33,7 +36,7 @@ async fn registry() -> Registry {
         ),
     ];
     for (kind, namespace, object) in objects {
-        registry.create(kind, namespace, object, &Owner::own(), false).await.expect("made");
+        registry.create(kind, namespace, object, &Author::own()).await.expect("made");
     }
     registry
 }
@@ -41,7 +44,7 @@ async fn registry() -> Registry {
 fn admitted(registry: &Registry, spec: Value) -> Result<Value, String> {
     let mut pod = json!({"metadata": {"name": "p", "namespace": "shop"}, "spec": spec});
     let place = Place { kind: &Pod, namespace: "shop", name: "p" };
-    let result = admit(registry, place, Operation::Create, &mut pod, None);
+    let result = admit_own(registry, place, Operation::Create, &mut pod);
     result.map(|()| pod).map_err(|error| error.message().to_owned())
 }
 
@@ -94,7 +97,7 @@ async fn an_ingress_without_a_class_gets_the_newest_default() {
     let ingress = |metadata: Value, spec: Value| {
         let mut object = json!({"metadata": metadata, "spec": spec});
         let place = Place { kind: &Ingress, namespace: "shop", name: "i" };
-        admit(&registry, place, Operation::Create, &mut object, None).expect("admitted");
+        admit_own(&registry, place, Operation::Create, &mut object).expect("admitted");
         object["spec"]["ingressClassName"].clone()
     };
     assert_eq!(ingress(json!({}), json!({})), Value::Null, "there is no default yet");
@@ -103,7 +106,7 @@ async fn an_ingress_without_a_class_gets_the_newest_default() {
         json!({"metadata": {"name": name, "annotations": annotations}, "spec": {"controller": "x.example/y"}})
     };
     for object in [class("a", "false"), class("b", "true"), class("c", "true")] {
-        registry.create(&IngressClass, "", object, &Owner::own(), false).await.expect("made");
+        registry.create(&IngressClass, "", object, &Author::own()).await.expect("made");
     }
     assert_eq!(ingress(json!({}), json!({})), "b");
     assert_eq!(ingress(json!({}), json!({"ingressClassName": "a"})), "a");
@@ -117,7 +120,7 @@ async fn a_new_node_is_tainted_once() {
     let place = Place { kind: &Node, namespace: "", name: "n" };
     let mut node = json!({"metadata": {"name": "n"}});
     for _ in 0..2 {
-        admit(&registry, place, Operation::Create, &mut node, None).expect("admitted");
+        admit_own(&registry, place, Operation::Create, &mut node).expect("admitted");
     }
     assert_eq!(node["spec"]["taints"], json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]));
 }
@@ -126,8 +129,8 @@ async fn a_new_node_is_tainted_once() {
 async fn namespaces_guard_their_door() {
     let registry = registry().await;
     let nowhere = Place { kind: &Pod, namespace: "none", name: "p" };
-    let error = admit(&registry, nowhere, Operation::Create, &mut json!({}), None).err();
+    let error = admit_own(&registry, nowhere, Operation::Create, &mut json!({})).err();
     assert_eq!(error.map(|e| e.message().to_owned()).as_deref(), Some("namespaces \"none\" not found"));
     let immortal = Place { kind: &Namespace, namespace: "", name: "default" };
-    assert!(admit(&registry, immortal, Operation::Delete, &mut Value::Null, None).is_err());
+    assert!(admit_own(&registry, immortal, Operation::Delete, &mut Value::Null).is_err());
 }

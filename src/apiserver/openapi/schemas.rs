@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use k8s_openapi::api::{
-    apps, authentication, autoscaling, batch, coordination, core, discovery, events, networking, node, policy, rbac,
-    scheduling, storage,
+    admissionregistration, apps, authentication, autoscaling, batch, coordination, core, discovery, events, networking,
+    node, policy, rbac, scheduling, storage,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
@@ -51,6 +51,8 @@ static DESCRIBED: &[fn(&mut SchemaGenerator)] = &[
     describe::<rbac::v1::Role>,
     describe::<rbac::v1::RoleBinding>,
     describe::<autoscaling::v1::Scale>,
+    describe::<autoscaling::v1::HorizontalPodAutoscaler>,
+    describe::<autoscaling::v2::HorizontalPodAutoscaler>,
     describe::<policy::v1::Eviction>,
     describe::<policy::v1::PodDisruptionBudget>,
     describe::<scheduling::v1::PriorityClass>,
@@ -61,6 +63,10 @@ static DESCRIBED: &[fn(&mut SchemaGenerator)] = &[
     describe::<storage::v1::CSIStorageCapacity>,
     describe::<storage::v1::VolumeAttachment>,
     describe::<storage::v1::VolumeAttributesClass>,
+    describe::<admissionregistration::v1::MutatingWebhookConfiguration>,
+    describe::<admissionregistration::v1::ValidatingWebhookConfiguration>,
+    describe::<admissionregistration::v1::ValidatingAdmissionPolicy>,
+    describe::<admissionregistration::v1::ValidatingAdmissionPolicyBinding>,
     describe::<authentication::v1::TokenRequest>,
     describe::<meta::v1::DeleteOptions>,
     describe::<meta::v1::Status>,

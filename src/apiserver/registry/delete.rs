@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::encoding::{self, Stored};
-use super::{Place, Registry, decode, meta};
-use crate::apiserver::admission::{self, Operation};
+use super::{Place, Registry, meta};
+use crate::apiserver::admission::author::Author;
+use crate::apiserver::admission::{self, Operation, Request};
 use crate::apiserver::options::DeleteOptions;
 use crate::apiserver::status::{ApiError, Details};
 use crate::kinds::Kind;
@@ -38,12 +39,20 @@ enum Step {
 }
 
 impl Registry {
-    pub async fn delete(&self, place: Place<'_>, options: &DeleteOptions) -> Result<Deleted, ApiError> {
-        admission::admit(self, place, Operation::Delete, &mut Value::Null, None)?;
+    pub async fn delete(
+        &self,
+        place: Place<'_>,
+        options: &DeleteOptions,
+        author: &Author<'_>,
+    ) -> Result<Deleted, ApiError> {
+        let request = Request { registry: self, place, operation: Operation::Delete, old: None, author };
+        admission::admit(&request, &mut Value::Null)?;
         for _ in 0..ATTEMPTS {
             let entry = self.entry(place)?;
-            let old = decode(place, &entry)?;
+            let old = self.read(place, &entry)?;
             check_preconditions(place, options, &old)?;
+            let request = Request { old: Some(&old), ..request };
+            admission::review(&request, &mut Value::Null).await?;
             let step = match place.info().plural {
                 "namespaces" => decide_namespace(&old, options),
                 _ => decide(place.kind, &old, options, Timestamp::now()),

@@ -4,8 +4,9 @@
 //! `metadata` first, and in it `managedFields`: `{"metadata":{"managedFields":[…],…},…}`. What is left
 //! out is known from elsewhere (the kind, the store's revision) and is spliced in on the way out, so
 //! that a get, a list of ten thousand and a watch event are copies of bytes. The owners of fields are half
-//! of a typical object and hardly anybody reads them, so who asks for it gets the copy without them. Where two API kinds are views of one stored object (Events), the
-//! stored form is the core one, and the other view is translated field by field: those two are parsed.
+//! of a typical object and hardly anybody reads them, so who asks for it gets the copy without them.
+//! Where two kinds show one stored object (both Events, both versions of autoscalers), one of them is the
+//! stored form; the other is parsed and converted ([`Kind::conversion`]).
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::{Map, Value};
@@ -41,7 +42,13 @@ pub fn prefix(info: &KindInfo, namespace: &str) -> String {
 
 /// The bytes to store for `object`.
 pub fn encode(kind: &dyn Kind, object: &Value) -> Bytes {
-    let renames = renames(kind.info());
+    match kind.conversion() {
+        Some(conversion) => write_stored(&conversion.to_stored(object.clone())),
+        None => write_stored(object),
+    }
+}
+
+fn write_stored(object: &Value) -> Bytes {
     let mut out = Vec::with_capacity(1024);
     out.extend_from_slice(br#"{"metadata":"#);
     let empty = Map::new();
@@ -63,9 +70,8 @@ pub fn encode(kind: &dyn Kind, object: &Value) -> Bytes {
         if matches!(name.as_str(), "metadata" | "apiVersion" | "kind") {
             continue;
         }
-        let stored = renames.iter().find(|(view, _)| view == name).map_or(name.as_str(), |(_, stored)| *stored);
         out.push(b',');
-        write_json(&mut out, stored);
+        write_json(&mut out, name);
         out.push(b':');
         write_json(&mut out, value);
     }
@@ -81,13 +87,11 @@ fn write_json<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
 /// version out: a dry run has none.
 pub fn decode(kind: &dyn Kind, stored: &[u8], revision: u64) -> Result<Value, serde_json::Error> {
     let mut object: Value = serde_json::from_slice(stored)?;
+    if let Some(conversion) = kind.conversion() {
+        object = conversion.from_stored(object);
+    }
     let info = kind.info();
     if let Some(fields) = object.as_object_mut() {
-        for (view, stored) in renames(info) {
-            if let Some(value) = fields.remove(*stored) {
-                fields.insert((*view).to_owned(), value);
-            }
-        }
         fields.insert("apiVersion".into(), api_version(info).into());
         fields.insert("kind".into(), info.kind.into());
         if revision > 0
@@ -113,7 +117,7 @@ pub fn splice(kind: &dyn Kind, stored: &[u8], revision: u64, form: Form, out: &m
     let info = kind.info();
     let Form { typed, owners } = form;
     let mut rest = match stored.strip_prefix(HEAD) {
-        Some(rest) if renames(info).is_empty() => rest,
+        Some(rest) if kind.conversion().is_none() => rest,
         _ => return splice_slowly(kind, stored, revision, typed, out),
     };
     if !owners && let Some(list) = rest.strip_prefix(OWNERS) {
@@ -195,22 +199,6 @@ impl Stored {
         out.freeze()
     }
 }
-
-/// (name in the view, name in the store) of the fields that a kind shows under another name.
-fn renames(info: &KindInfo) -> &'static [(&'static str, &'static str)] {
-    if info.group == "events.k8s.io" { EVENT_RENAMES } else { &[] }
-}
-
-/// `events.k8s.io/v1` and core are two spellings of one object.
-const EVENT_RENAMES: &[(&str, &str)] = &[
-    ("regarding", "involvedObject"),
-    ("note", "message"),
-    ("reportingController", "reportingComponent"),
-    ("deprecatedSource", "source"),
-    ("deprecatedFirstTimestamp", "firstTimestamp"),
-    ("deprecatedLastTimestamp", "lastTimestamp"),
-    ("deprecatedCount", "count"),
-];
 
 #[cfg(test)]
 mod tests {

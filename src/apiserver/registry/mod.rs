@@ -1,11 +1,12 @@
 //! Kinds over a store: every write of an object goes through here, whoever asks.
 //!
-//! The rules are fixed: default → owners of fields → admission → allocation → prepare → validate → one
-//! compare-and-swap. What admission adds is owned by nobody, as upstream has it.
+//! The rules are fixed: default → owners of fields → admission → allocation → prepare → validate →
+//! validating admission → one compare-and-swap. What admission adds is owned by nobody, as upstream has it.
 //! A write that changes nothing is not made and keeps its version. Retries happen only where the caller
 //! stated no version: a patch or an unconditional update is computed anew from the newer object; a
 //! stated version that is stale is a conflict at once.
 
+pub mod decoded;
 pub mod delete;
 pub mod encoding;
 pub mod meta;
@@ -17,16 +18,19 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::admission::{self, Operation};
+use super::admission::author::Author;
+use super::admission::in_force::{Registered, registered};
+use super::admission::{self, Operation, Request};
 use super::allocate::Allocator;
-use super::auth::rbac::Policies;
+use super::auth::rbac::{Policies, policies};
 use super::quota::Ledger;
 use super::status::ApiError;
+use super::webhook::Webhooks;
 use crate::kinds::meta as kmeta;
 use crate::kinds::{Kind, KindInfo};
 use crate::store::{self, Durability, Entry, Expect, Store, Write};
+use decoded::Decoded;
 use encoding::Stored;
-use owners::Owner;
 
 /// How often a generated name that is taken is drawn again; with 27⁵ names per base even once is rare.
 const NAME_ATTEMPTS: usize = 8;
@@ -38,6 +42,10 @@ pub struct Registry {
     /// Who may do what, as the stored roles say.
     pub policies: Policies,
     pub quotas: Ledger,
+    pub webhooks: Webhooks,
+    /// Who else has a say in what is written.
+    pub registered: Registered,
+    pub decoded: Decoded,
 }
 
 /// One object's place.
@@ -78,8 +86,18 @@ pub struct Written {
 
 impl Registry {
     pub fn new(store: Arc<dyn Store>, allocator: Allocator) -> Self {
-        let policies = Policies::new(store.clone());
-        Self { store, allocator, policies, quotas: Ledger::default() }
+        let policies = policies(store.clone());
+        let webhooks = Webhooks::new(store.clone());
+        let registered = registered(store.clone());
+        Self {
+            store,
+            allocator,
+            policies,
+            quotas: Ledger::default(),
+            webhooks,
+            registered,
+            decoded: Decoded::default(),
+        }
     }
 
     pub fn entry(&self, place: Place<'_>) -> Result<Entry, ApiError> {
@@ -92,23 +110,29 @@ impl Registry {
         decode(place, &entry).ok()
     }
 
+    /// The object of an entry, shared with others who look at it.
+    pub fn read(&self, place: Place<'_>, entry: &Entry) -> Result<Arc<Value>, ApiError> {
+        self.decoded.get(place.kind, &entry.value, entry.mod_revision).map_err(|error| unreadable(entry, error))
+    }
+
     /// Creates `object`, whose `metadata.name` may still have to be generated.
     pub async fn create(
         &self,
         kind: &'static dyn Kind,
         namespace: &str,
         mut object: Value,
-        owner: &Owner<'_>,
-        dry_run: bool,
+        author: &Author<'_>,
     ) -> Result<Written, ApiError> {
         place_in_namespace(kind, namespace, &mut object)?;
         kmeta::normalize(&mut object);
         kind.default(&mut object);
-        owners::track(kind, None, &mut object, owner);
+        owners::track(kind, None, &mut object, &author.owner);
         let name = kmeta::text(&object, "name").to_owned();
         let place = Place { kind, namespace, name: &name };
         admission::wait_for_prerequisites(self, place, &object).await;
-        admission::admit(self, place, Operation::Create, &mut object, None)?;
+        let request = Request { registry: self, place, operation: Operation::Create, old: None, author };
+        admission::mutate(&request, &mut object).await?;
+        place_in_namespace(kind, namespace, &mut object)?;
         // Held until the object is stored.
         let _charge = self.quotas.charge(self, place, &object, None)?;
         if !kmeta::text(&object, "resourceVersion").is_empty() {
@@ -116,13 +140,17 @@ impl Registry {
         }
         let reservation = self.allocator.on_create(kind, &mut object)?;
         let warnings = kind.warnings(&object, None);
-        let stored = if name.is_empty() {
-            self.create_with_new_name(kind, namespace, &object, dry_run).await?
+        let named = !kmeta::text(&object, "name").is_empty();
+        let stored = if !named {
+            self.create_with_new_name(kind, namespace, &object, author).await?
         } else {
-            self.create_once(kind, namespace, &mut object, dry_run).await?
+            self.create_once(kind, namespace, &mut object, author).await?
         };
-        if !dry_run {
+        if !author.dry_run {
             reservation.keep();
+            if named {
+                self.decoded.written(kind, object, stored.revision);
+            }
         }
         Ok(Written { stored, warnings, created: true })
     }
@@ -132,15 +160,15 @@ impl Registry {
         kind: &'static dyn Kind,
         namespace: &str,
         object: &Value,
-        dry_run: bool,
+        author: &Author<'_>,
     ) -> Result<Stored, ApiError> {
         for _ in 1..NAME_ATTEMPTS {
-            match self.create_once(kind, namespace, &mut object.clone(), dry_run).await {
+            match self.create_once(kind, namespace, &mut object.clone(), author).await {
                 Err(error) if error.reason() == "AlreadyExists" => {}
                 result => return result,
             }
         }
-        self.create_once(kind, namespace, &mut object.clone(), dry_run).await
+        self.create_once(kind, namespace, &mut object.clone(), author).await
     }
 
     async fn create_once(
@@ -148,20 +176,23 @@ impl Registry {
         kind: &'static dyn Kind,
         namespace: &str,
         object: &mut Value,
-        dry_run: bool,
+        author: &Author<'_>,
     ) -> Result<Stored, ApiError> {
         let info = kind.info();
         kmeta::prepare_create(object, &stamp());
         kind.prepare_create(object);
         let mut errors = kmeta::validate_create(object, info, kind.name_rule());
         errors.extend(kind.validate(object));
+        errors.extend(admission::expressions::validate(info, object));
         let name = kmeta::text(object, "name");
         if !errors.is_empty() {
             return Err(ApiError::invalid(info, name, &errors));
         }
         let place = Place { kind, namespace, name };
+        let request = Request { registry: self, place, operation: Operation::Create, old: None, author };
+        admission::validate(&request, object).await?;
         let bytes = encoding::encode(kind, object);
-        if dry_run {
+        if author.dry_run {
             return match self.store.get(&place.key()) {
                 Some(existing) => Err(already_exists(place, Some(&existing))),
                 None => Ok(Stored { bytes, revision: 0 }),
@@ -183,6 +214,7 @@ impl Registry {
         let durability = durability(place.info());
         let result = self.store.commit(Write { key: place.key().into(), expect, value, durability }).await;
         self.policies.written(place.info());
+        self.registered.written(place.info());
         result
     }
 }
@@ -197,8 +229,11 @@ fn durability(info: &KindInfo) -> Durability {
 
 /// The object of an entry, as its kind shows it.
 pub fn decode(place: Place<'_>, entry: &Entry) -> Result<Value, ApiError> {
-    encoding::decode(place.kind, &entry.value, entry.mod_revision)
-        .map_err(|error| ApiError::internal(format!("stored object {} cannot be read: {error}", entry.key)))
+    encoding::decode(place.kind, &entry.value, entry.mod_revision).map_err(|error| unreadable(entry, error))
+}
+
+fn unreadable(entry: &Entry, error: serde_json::Error) -> ApiError {
+    ApiError::internal(format!("stored object {} cannot be read: {error}", entry.key))
 }
 
 /// Checks the body's namespace against the URL's and writes it.

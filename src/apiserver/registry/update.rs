@@ -3,9 +3,10 @@
 use serde_json::Value;
 
 use super::encoding::{self, Stored};
-use super::owners::{self, Owner};
-use super::{Place, Registry, Written, decode, meta, store_error};
-use crate::apiserver::admission::{self, Operation};
+use super::owners;
+use super::{Place, Registry, Written, meta, store_error};
+use crate::apiserver::admission::author::Author;
+use crate::apiserver::admission::{self, Operation, Request};
 use crate::apiserver::allocate::Reservation;
 use crate::apiserver::quota::Charge;
 use crate::apiserver::status::ApiError;
@@ -35,21 +36,22 @@ impl Registry {
         &self,
         place: Place<'_>,
         lane: Lane,
-        owner: &Owner<'_>,
-        dry_run: bool,
+        author: &Author<'_>,
         change: &(dyn Fn(&Value) -> Result<Value, ApiError> + Send + Sync),
     ) -> Result<Written, ApiError> {
         for _ in 0..ATTEMPTS {
             let entry = self.entry(place)?;
-            let old = decode(place, &entry)?;
+            let old = self.read(place, &entry)?;
             let mut new = change(&old)?;
             check_versions(place, &mut new, &old)?;
-            let (warnings, reservation, _charge) = self.prepare(place, lane, owner, &mut new, &old)?;
+            let (warnings, reservation, _charge) = self.prepare(place, lane, author, &mut new, &old).await?;
             validate(place, lane, &new, &old)?;
+            let request = Request { registry: self, place, operation: Operation::Update, old: Some(&old), author };
+            admission::validate(&request, &new).await?;
             owners::keep_times(&mut new, &old);
             let bytes = encoding::encode(place.kind, &new);
             let goes = may_go(place, &new);
-            let revision = if (bytes == entry.value && !goes) || dry_run {
+            let revision = if (bytes == entry.value && !goes) || author.dry_run {
                 entry.mod_revision
             } else {
                 match self.write(place, &entry, if goes { None } else { Some(bytes.clone()) }).await? {
@@ -63,6 +65,9 @@ impl Registry {
                     None => continue,
                 }
             };
+            if revision > entry.mod_revision {
+                self.decoded.written(place.kind, new, revision);
+            }
             return Ok(Written { stored: Stored { bytes, revision }, warnings, created: false });
         }
         Err(place.stale())
@@ -82,28 +87,31 @@ impl Registry {
         }
     }
 
-    fn prepare(
+    async fn prepare(
         &self,
         place: Place<'_>,
         lane: Lane,
-        owner: &Owner<'_>,
+        author: &Author<'_>,
         new: &mut Value,
         old: &Value,
     ) -> Result<(Vec<String>, Reservation, Option<Charge>), ApiError> {
         let nothing = (Vec::new(), self.allocator.nothing(), None);
+        let request = Request { registry: self, place, operation: Operation::Update, old: Some(old), author };
         if lane == Lane::Server {
-            owners::track(place.kind, Some(old), new, owner);
+            owners::track(place.kind, Some(old), new, &author.owner);
+            admission::mutate_by_webhooks(&request, new).await?;
             return Ok(nothing);
         }
         kmeta::normalize(new);
         place.kind.default(new);
-        owners::track(place.kind, Some(old), new, owner);
+        owners::track(place.kind, Some(old), new, &author.owner);
         kmeta::prepare_update(new, old);
         if lane == Lane::Status {
+            admission::mutate_by_webhooks(&request, new).await?;
             place.kind.prepare_status_update(new, old);
             return Ok(nothing);
         }
-        admission::admit(self, place, Operation::Update, new, Some(old))?;
+        admission::mutate(&request, new).await?;
         let charge = self.quotas.charge(self, place, new, Some(old))?;
         let reservation = self.allocator.on_update(place.kind, new, old)?;
         place.kind.prepare_update(new, old);
@@ -120,6 +128,7 @@ fn validate(place: Place<'_>, lane: Lane, new: &Value, old: &Value) -> Result<()
             errors.extend(kmeta::validate_update(new, old));
             errors.extend(errors.clone());
             errors.extend(place.kind.validate_update(new, old));
+            errors.extend(admission::expressions::validate(place.info(), new));
         }
         Lane::Status => {
             errors.extend(kmeta::validate_update(new, old));

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::Call;
 use super::update::check_place;
+use crate::apiserver::admission::author::Author;
 use crate::apiserver::codec::{Expected, FieldValidation, yaml};
 use crate::apiserver::options::WriteOptions;
 use crate::apiserver::patch::apply::{self, ApplyError, Writer};
@@ -45,8 +46,9 @@ async fn write(call: &Call, config: &Config<'_>, options: &WriteOptions) -> Resu
         call.guard(&new, Some(old))?;
         Ok(new)
     };
+    let author = Author { owner: Owner::Told, ..call.author(options) };
     for _ in 0..ATTEMPTS {
-        let result = registry.update(call.place(), call.lane(), &Owner::Told, options.dry_run, &applied).await;
+        let result = registry.update(call.place(), call.lane(), &author, &applied).await;
         match result {
             Err(error) if error.reason() == "NotFound" && call.target.subresource.is_empty() => {}
             result => return result,
@@ -59,7 +61,7 @@ async fn write(call: &Call, config: &Config<'_>, options: &WriteOptions) -> Resu
                 format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
             return Err(ApiError::conflict(call.kind.info(), &call.target.name, why));
         }
-        let made = registry.create(call.kind, &call.target.namespace, object, &Owner::Told, options.dry_run).await;
+        let made = registry.create(call.kind, &call.target.namespace, object, &author).await;
         match made {
             Err(error) if error.reason() == "AlreadyExists" => {}
             Ok(made) => {

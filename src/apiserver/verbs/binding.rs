@@ -7,11 +7,12 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Call;
+use crate::apiserver::admission::Operation;
+use crate::apiserver::admission::author::Author;
 use crate::apiserver::body;
 use crate::apiserver::codec::Expected;
 use crate::apiserver::options::WriteOptions;
 use crate::apiserver::registry::meta;
-use crate::apiserver::registry::owners::Owner;
 use crate::apiserver::registry::update::Lane;
 use crate::apiserver::reply;
 use crate::apiserver::status::{ApiError, Details};
@@ -22,15 +23,19 @@ pub async fn bind(call: &Call, body: Body) -> Result<Response, ApiError> {
     let options = WriteOptions::from_query(&call.query, "CreateOptions")?;
     let expected = Expected::named("", "v1", "Binding", "io.k8s.api.core.v1.Binding")
         .ok_or_else(|| ApiError::internal("the type Binding is not known"))?;
-    let binding = body::expected(body, &call.headers, &expected, options.field_validation).await?.object;
+    let mut binding = body::expected(body, &call.headers, &expected, options.field_validation).await?.object;
     let name = kmeta::text(&binding, "name");
     if !name.is_empty() && name != call.target.name {
         return Err(ApiError::bad_request("name in URL does not match name in Binding object"));
     }
     check_target(&binding)?;
+    call.review(Operation::Create, &options, &expected, &mut binding).await?;
     let now = time::write(Timestamp::now());
     let change = |pod: &Value| assign(call, pod, &binding, &now);
-    call.server.registry.update(call.place(), Lane::Server, &Owner::Unchanged, options.dry_run, &change).await?;
+    call.server
+        .registry
+        .update(call.place(), Lane::Server, &Author { dry_run: options.dry_run, ..Author::unowned() }, &change)
+        .await?;
     Ok(reply::success(StatusCode::CREATED, None))
 }
 

@@ -16,11 +16,8 @@ pub async fn create(call: &Call, body: Body) -> Result<Response, ApiError> {
     let decoded = body::object(body, &call.headers, call.kind, options.field_validation).await?;
     let mut warnings = decoded.warnings;
     call.guard(&decoded.object, None)?;
-    let written = call
-        .server
-        .registry
-        .create(call.kind, &call.target.namespace, decoded.object, &call.owner(&options), options.dry_run)
-        .await?;
+    let written =
+        call.server.registry.create(call.kind, &call.target.namespace, decoded.object, &call.author(&options)).await?;
     if !options.dry_run {
         hooks::created(&call.server, call.kind, &written.stored).await;
     }

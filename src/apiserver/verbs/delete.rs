@@ -26,7 +26,7 @@ pub async fn delete(call: &Call, body: Body) -> Result<Response, ApiError> {
         None => call.kind.deletion_warning().into_iter().map(str::to_owned).collect(),
         Some(_) => Vec::new(),
     };
-    match call.server.registry.delete(call.place(), &options).await? {
+    match call.server.registry.delete(call.place(), &options, &call.deleter(&options)).await? {
         Deleted::Pending(stored) => look.object(call.kind, StatusCode::OK, &stored, &warnings),
         Deleted::Gone(stored) if returns_object(call.kind) => {
             look.object(call.kind, StatusCode::OK, &stored, &warnings)
@@ -76,13 +76,13 @@ pub async fn collection(call: &Call, body: Body) -> Result<Response, ApiError> {
     let options = read_options(call, body).await?;
     let (items, meta) = list::collect(call, &selection)?;
     let registry = &call.server.registry;
-    let (kind, options) = (call.kind, &options);
+    let (kind, options, author) = (call.kind, &options, &call.deleter(&options));
     futures::stream::iter(&items)
         .map(Ok::<_, ApiError>)
         .try_for_each_concurrent(CONCURRENCY, |item| async move {
             let object = encoding::decode(kind, &item.bytes, item.revision).map_err(ApiError::internal)?;
             let (namespace, name) = (kmeta::text(&object, "namespace"), kmeta::text(&object, "name"));
-            match registry.delete(Place { kind, namespace, name }, options).await {
+            match registry.delete(Place { kind, namespace, name }, options, author).await {
                 Err(error) if error.reason() != "NotFound" => Err(error),
                 _ => Ok(()),
             }

@@ -10,10 +10,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Call;
+use crate::apiserver::admission::Operation;
+use crate::apiserver::admission::author::Author;
 use crate::apiserver::body;
 use crate::apiserver::codec::Expected;
 use crate::apiserver::options::{DeleteOptions, WriteOptions};
-use crate::apiserver::registry::owners::Owner;
 use crate::apiserver::registry::update::Lane;
 use crate::apiserver::registry::{self, Place, encoding, meta};
 use crate::apiserver::reply;
@@ -32,11 +33,12 @@ pub async fn evict(call: &Call, body: Body) -> Result<Response, ApiError> {
     let options = WriteOptions::from_query(&call.query, "CreateOptions")?;
     let expected = Expected::named("policy", "v1", "Eviction", "io.k8s.api.policy.v1.Eviction")
         .ok_or_else(|| ApiError::internal("the type Eviction is not known"))?;
-    let eviction = body::expected(body, &call.headers, &expected, options.field_validation).await?.object;
+    let mut eviction = body::expected(body, &call.headers, &expected, options.field_validation).await?.object;
     let name = kmeta::text(&eviction, "name");
     if !name.is_empty() && name != call.target.name {
         return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
     }
+    call.review(Operation::Create, &options, &expected, &mut eviction).await?;
     let mut deletion = DeleteOptions::read(&call.query, Some(&eviction["deleteOptions"]))?;
     deletion.dry_run |= options.dry_run;
     let pod = call.server.registry.find(call.place()).ok_or_else(|| call.place().not_found())?;
@@ -55,7 +57,7 @@ pub async fn evict(call: &Call, body: Body) -> Result<Response, ApiError> {
     if !deletion.dry_run && !meta::is_deleting(&pod) {
         tell(call).await?;
     }
-    call.server.registry.delete(call.place(), &deletion).await?;
+    call.server.registry.delete(call.place(), &deletion, &Author::unowned()).await?;
     Ok(reply::success(StatusCode::CREATED, None))
 }
 
@@ -102,8 +104,8 @@ async fn spend(call: &Call, pod: &Value, budget: &Value, deletion: &mut DeleteOp
         Place { kind: &PodDisruptionBudget, namespace: &call.target.namespace, name: kmeta::text(budget, "name") };
     let now = time::write(Timestamp::now());
     let change = |budget: &Value| spent(budget, &call.target.name, &now);
-    let owner = Owner::own_by("status");
-    call.server.registry.update(place, Lane::Status, &owner, deletion.dry_run, &change).await.map(|_| ())
+    let author = Author { dry_run: deletion.dry_run, ..Author::own_by("status") };
+    call.server.registry.update(place, Lane::Status, &author, &change).await.map(|_| ())
 }
 
 /// The budget with one disruption less.
@@ -164,7 +166,7 @@ async fn tell(call: &Call) -> Result<(), ApiError> {
         }
         Ok(new)
     };
-    call.server.registry.update(call.place(), Lane::Server, &Owner::Unchanged, false, &change).await.map(|_| ())
+    call.server.registry.update(call.place(), Lane::Server, &Author::unowned(), &change).await.map(|_| ())
 }
 
 #[cfg(test)]

@@ -21,11 +21,7 @@ pub async fn finalize(call: &Call, body: Body) -> Result<Response, ApiError> {
     let (mut sent, warnings) = (decoded.object, decoded.warnings);
     check_place(call, &mut sent)?;
     let change = |old: &Value| check_uid(call.place(), &sent, old).map(|()| with_finalizers(old, &sent));
-    let written = call
-        .server
-        .registry
-        .update(call.place(), Lane::Server, &call.owner(&options), options.dry_run, &change)
-        .await?;
+    let written = call.server.registry.update(call.place(), Lane::Server, &call.author(&options), &change).await?;
     look.object(call.kind, StatusCode::OK, &written.stored, &warnings)
 }
 

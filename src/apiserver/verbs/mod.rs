@@ -17,6 +17,8 @@ mod token;
 mod update;
 pub mod watch;
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, header};
@@ -24,12 +26,15 @@ use hyper::upgrade::OnUpgrade;
 use serde_json::Value;
 
 use super::ApiServer;
+use super::admission::author::{Asker, Author, Options, Said, Through};
+use super::admission::{self, Operation};
 use super::auth::User;
 use super::auth::authorize::authorize;
 use super::auth::rbac::escalate;
 use super::body::content_type;
+use super::codec::Expected;
 use super::measured;
-use super::options::{Query, WriteOptions};
+use super::options::{DeleteOptions, Query, WriteOptions};
 use super::patch::is_apply;
 use super::registry::Place;
 use super::registry::owners::Owner;
@@ -52,6 +57,8 @@ pub struct Call {
     pub headers: HeaderMap,
     /// The client's connection, if it asks for another protocol than HTTP.
     pub upgrade: Option<OnUpgrade>,
+    /// What is said about the request on the way.
+    pub said: Arc<Said>,
 }
 
 impl Call {
@@ -66,6 +73,38 @@ impl Call {
             named => named.to_owned(),
         };
         Owner::Updates { manager: manager.into(), subresource: &self.target.subresource }
+    }
+
+    /// On whose behalf the request writes, and how.
+    pub fn author<'a>(&'a self, options: &'a WriteOptions) -> Author<'a> {
+        let asker = self.asker(Options::Write(options), Through::Itself);
+        Author { owner: self.owner(options), dry_run: options.dry_run, asker: Some(asker) }
+    }
+
+    /// The same for a deletion.
+    fn deleter<'a>(&'a self, options: &'a DeleteOptions) -> Author<'a> {
+        let asker = self.asker(Options::Delete(options), Through::Itself);
+        Author { owner: Owner::Unchanged, dry_run: options.dry_run, asker: Some(asker) }
+    }
+
+    fn asker<'a>(&'a self, options: Options<'a>, through: Through<'a>) -> Asker<'a> {
+        Asker { user: &self.user, subresource: &self.target.subresource, options, said: &self.said, through }
+    }
+
+    /// Lets those who have a say in it see `object`, which is what a subresource takes instead of the
+    /// stored object. Most may only refuse it; some change it.
+    async fn review(
+        &self,
+        operation: Operation,
+        options: &WriteOptions,
+        expected: &Expected<'_>,
+        object: &mut Value,
+    ) -> Result<(), ApiError> {
+        let asker = self.asker(Options::Write(options), Through::Instead(*expected));
+        let author = Author { owner: Owner::Unchanged, dry_run: options.dry_run, asker: Some(asker) };
+        let registry = &self.server.registry;
+        let request = admission::Request { registry, place: self.place(), operation, old: None, author: &author };
+        admission::review(&request, object).await
     }
 
     /// Refuses to write a role or binding that gives more than the user has.
@@ -102,7 +141,9 @@ fn deprecation(kind: &dyn Kind) -> Option<&'static str> {
 /// Answers one request, failures included.
 pub async fn answer(call: Call, body: Body) -> Response {
     let deprecation = deprecation(call.kind);
+    let said = call.said.clone();
     let mut response = dispatch(call, body).await.unwrap_or_else(IntoResponse::into_response);
+    reply::warn(&mut response, &said.take_warnings());
     if let Some(text) = deprecation {
         reply::warn(&mut response, &[text.to_owned()]);
     }

@@ -21,8 +21,7 @@ pub async fn patch(call: &Call, body: Body) -> Result<Response, ApiError> {
     let options = WriteOptions::from_query(&call.query, "PatchOptions")?;
     let patch = Patch::read(call, &options, body).await?;
     let change = |old: &Value| patch.apply(call, old);
-    let written =
-        call.server.registry.update(call.place(), call.lane(), &call.owner(&options), options.dry_run, &change).await?;
+    let written = call.server.registry.update(call.place(), call.lane(), &call.author(&options), &change).await?;
     let mut warnings = patch.take_warnings();
     warnings.extend(written.warnings);
     look.object(call.kind, StatusCode::OK, &written.stored, &warnings)

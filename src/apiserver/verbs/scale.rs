@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::Call;
 use super::apply::Config;
 use super::patch::Patch;
+use crate::apiserver::admission::author::{Author, Options, Through, View};
 use crate::apiserver::body;
 use crate::apiserver::codec::Expected;
 use crate::apiserver::options::WriteOptions;
@@ -85,8 +86,11 @@ async fn write(
         };
         Ok(new)
     };
+    let part = Part { call, paths, expected: scale_type()? };
+    let asker = call.asker(Options::Write(options), Through::Part(&part));
+    let author = Author { owner: Owner::Told, dry_run: options.dry_run, asker: Some(asker) };
     let registry = &call.server.registry;
-    let written = registry.update(call.place(), Lane::Main, &Owner::Told, options.dry_run, &written_object).await?;
+    let written = registry.update(call.place(), Lane::Main, &author, &written_object).await?;
     answer(call, &written, paths)
 }
 
@@ -115,6 +119,27 @@ fn paths(call: &Call) -> Result<ScalePaths, ApiError> {
 fn scale_type() -> Result<Expected<'static>, ApiError> {
     Expected::named("autoscaling", "v1", "Scale", "io.k8s.api.autoscaling.v1.Scale")
         .ok_or_else(|| ApiError::internal("the type Scale is not known"))
+}
+
+/// What those see of the object who have a say in it.
+struct Part<'a> {
+    call: &'a Call,
+    paths: ScalePaths,
+    expected: Expected<'static>,
+}
+
+impl View for Part<'_> {
+    fn expected(&self) -> Expected<'_> {
+        self.expected
+    }
+
+    fn show(&self, object: &Value) -> Value {
+        view(object, self.paths)
+    }
+
+    fn write_back(&self, object: &Value, part: &Value) -> Result<Value, ApiError> {
+        scaled(self.call, object, part, self.paths)
+    }
 }
 
 /// The object as a Scale.

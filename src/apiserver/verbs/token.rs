@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::Call;
+use crate::apiserver::admission::Operation;
 use crate::apiserver::auth::accounts::{Bound, ISSUER, claims};
 use crate::apiserver::body;
 use crate::apiserver::codec::Expected;
@@ -33,6 +34,7 @@ pub async fn create(call: &Call, body: Body) -> Result<Response, ApiError> {
         .ok_or_else(|| ApiError::internal("the type TokenRequest is not known"))?;
     let mut request = body::expected(body, &call.headers, &expected, options.field_validation).await?.object;
     let account = call.server.registry.find(call.place()).ok_or_else(|| call.place().not_found())?;
+    call.review(Operation::Create, &options, &expected, &mut request).await?;
     let seconds = request["spec"]["expirationSeconds"].as_i64().unwrap_or(DEFAULT_SECONDS);
     check_seconds(&request, seconds)?;
     let bound = bound_object(call, &request["spec"]["boundObjectRef"])?;

@@ -25,11 +25,11 @@ pub async fn update(call: &Call, body: Body) -> Result<Response, ApiError> {
         call.guard(&object, Some(old))?;
         Ok(object.clone())
     };
-    let owner = call.owner(&options);
-    let written = match registry.update(call.place(), call.lane(), &owner, options.dry_run, &change).await {
+    let author = call.author(&options);
+    let written = match registry.update(call.place(), call.lane(), &author, &change).await {
         Err(error) if may_create(call, &error, &object) => {
             call.may_create()?;
-            registry.create(call.kind, &call.target.namespace, object, &owner, options.dry_run).await?
+            registry.create(call.kind, &call.target.namespace, object, &author).await?
         }
         result => result?,
     };

@@ -230,8 +230,12 @@ fn read(source: &'static str) -> Option<Table> {
             types.push(read_head(line)?);
         }
     }
-    // An inlined message may itself come later in the file, so their fields are copied at the end.
-    for (outer, inner) in inlines {
+    // An inlined message may itself come later in the file, or inline another one: their fields are
+    // copied at the end, the innermost first.
+    while !inlines.is_empty() {
+        let is_ready = |inner: TypeRef| !inlines.iter().any(|(outer, _)| *outer == usize::from(inner.0));
+        let at = inlines.iter().position(|(_, inner)| is_ready(*inner))?;
+        let (outer, inner) = inlines.swap_remove(at);
         let copied = types.get(usize::from(inner.0))?.fields.clone();
         types.get_mut(outer)?.fields.extend(copied);
     }

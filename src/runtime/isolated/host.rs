@@ -221,6 +221,7 @@ impl Host {
             args: begin.args,
             env: begin.env,
             mounts: begin.mounts,
+            deferred: None,
             memory_limit: begin.memory_limit,
             cpu_limit_millis: begin.cpu_limit_millis,
             cpu_request_millis: begin.cpu_request_millis,

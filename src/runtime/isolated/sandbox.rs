@@ -75,6 +75,8 @@ async fn tell(worker: &Worker, request: Request<HttpBody>) -> Result<Response<Ht
 #[async_trait::async_trait]
 impl Sandbox for IsolatedSandbox {
     async fn start(&self, spec: &ContainerSpec) -> Result<Arc<dyn Container>, StartError> {
+        // Another process cannot ask for them later.
+        spec.mounted().await?;
         let worker = self.ready(spec).await?;
         let life = worker.next_life();
         let input = spec.output.input();

@@ -76,7 +76,7 @@ impl Script {
             Self::Component(pre) => run_component(life, &pre, surroundings.guest(io)).await,
             Self::Core(pre) => {
                 let entry = surroundings.command().to_owned();
-                run_core(life, &pre, surroundings.core_guest(io)?, &entry).await
+                run_core(life, &pre, surroundings.core_guest(io).await?, &entry).await
             }
         }
     }

@@ -99,6 +99,7 @@ async fn run_tool(
     args: Vec<String>,
     streams: ExecStreams,
 ) -> Result<ExecEnd, String> {
+    surroundings.mounted().await.map_err(|error| error.to_string())?;
     let (sight, theirs) = (surroundings.sight(), life.clone());
     let stop = CancellationToken::new();
     // Whoever no longer waits for the command ends it, and so does the end of the pod.

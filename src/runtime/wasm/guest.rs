@@ -22,7 +22,7 @@ use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::super::toolbox::Sight;
-use super::super::{ContainerSpec, Mount, Output, SandboxSpec, StartError, Stream};
+use super::super::{ContainerSpec, DeferredMounts, Mount, Output, SandboxSpec, StartError, Stream};
 use super::blobstore::BlobStore;
 use super::engine::Calls;
 use super::keyvalue::KeyValueStore;
@@ -72,7 +72,7 @@ pub struct Surroundings {
     args: Vec<String>,
     env: Vec<(String, String)>,
     mounts: Vec<Mount>,
-    filesystem: WasiFilesystemCtx,
+    deferred: Option<Arc<dyn DeferredMounts>>,
     sockets: WasiSocketsCtx,
     network: Arc<PodNetwork>,
     config: Vec<(String, String)>,
@@ -86,7 +86,7 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    /// Opens the mounts; the error names the one that cannot be.
+    /// Looks whether the mounts can be opened; the error names the one that cannot be.
     pub fn new(
         pod: &SandboxSpec,
         caller: Arc<Caller>,
@@ -96,8 +96,11 @@ impl Surroundings {
         memory: Arc<Account>,
         pod_memory: Arc<Account>,
     ) -> Result<Self, StartError> {
+        let deferred = spec.deferred.clone();
+        let there = |mount: &&Mount| deferred.as_ref().is_none_or(|deferred| !deferred.has(mount));
+        // Opened for no longer than the look: an idle container holds no files of the host's process.
+        open_mounts(&mut WasiCtxBuilder::new(), spec.mounts.iter().filter(there))?;
         let mut template = WasiCtxBuilder::new();
-        open_mounts(&mut template, &spec.mounts)?;
         let network = PodNetwork::new(caller.clone(), pod.outbound.clone());
         network.guard(&mut template);
         let mut template = template.build();
@@ -105,7 +108,7 @@ impl Surroundings {
             args: spec.args.clone(),
             env: spec.env.clone(),
             mounts: spec.mounts.clone(),
-            filesystem: template.filesystem().clone(),
+            deferred,
             sockets: template.sockets().clone(),
             network,
             config: spec.grants.config.clone(),
@@ -122,6 +125,22 @@ impl Surroundings {
     /// The same surroundings for another command.
     pub fn with_args(&self, args: Vec<String>) -> Self {
         Self { args, ..self.clone() }
+    }
+
+    /// Returns when all mounts are there.
+    pub async fn mounted(&self) -> Result<(), StartError> {
+        match &self.deferred {
+            Some(deferred) => deferred.make().await.map_err(StartError::Other),
+            None => Ok(()),
+        }
+    }
+
+    /// The mounts as `wasi:filesystem` has them, opened now.
+    pub async fn files(&self) -> Result<WasiFilesystemCtx, StartError> {
+        self.mounted().await?;
+        let mut builder = WasiCtxBuilder::new();
+        open_mounts(&mut builder, &self.mounts)?;
+        Ok(builder.build().filesystem().clone())
     }
 
     /// What the host's own commands may see on the container's behalf.
@@ -158,7 +177,6 @@ impl Surroundings {
         let mut builder = WasiCtxBuilder::new();
         let call_env = self.set_streams(&mut builder, io);
         let mut wasi = builder.build();
-        wasi.filesystem().clone_from(&self.filesystem);
         wasi.sockets().clone_from(&self.sockets);
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_RESOURCES);
@@ -174,9 +192,10 @@ impl Surroundings {
         }
     }
 
-    /// The state of a core module's instance. It opens the mounts anew, since the older interface
-    /// takes them only at the beginning.
-    pub fn core_guest(&self, io: Io) -> Result<CoreGuest, StartError> {
+    /// The state of a core module's instance, with the mounts open: the older interface takes them only at
+    /// the beginning.
+    pub async fn core_guest(&self, io: Io) -> Result<CoreGuest, StartError> {
+        self.mounted().await?;
         let mut builder = WasiCtxBuilder::new();
         let call_env = self.set_streams(&mut builder, io);
         builder.args(&self.args).envs(&environment(&self.env, &call_env));
@@ -207,7 +226,10 @@ impl Surroundings {
     }
 }
 
-fn open_mounts(builder: &mut WasiCtxBuilder, mounts: &[Mount]) -> Result<(), StartError> {
+fn open_mounts<'a>(
+    builder: &mut WasiCtxBuilder,
+    mounts: impl IntoIterator<Item = &'a Mount>,
+) -> Result<(), StartError> {
     for mount in mounts {
         let perms = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
         builder.preopened_dir(&mount.host, &mount.guest, perms).map_err(|error| mount_error(mount, &error))?;
@@ -256,6 +278,16 @@ impl Guest {
     /// The container's variables, then what its pod's ConfigMaps say.
     pub fn config(&self) -> impl Iterator<Item = &(String, String)> {
         self.surroundings.env.iter().chain(&self.surroundings.config)
+    }
+
+    /// What its container shares.
+    pub fn surroundings(&self) -> &Arc<Surroundings> {
+        &self.surroundings
+    }
+
+    /// What it holds handles to.
+    pub fn resources(&mut self) -> &mut ResourceTable {
+        &mut self.table
     }
 
     /// Writes whole lines to the container's log.

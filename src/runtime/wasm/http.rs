@@ -28,8 +28,9 @@ use super::super::{Container, ExecCommand, ExecEnd, ExecStreams, InstancePolicy,
 use super::exec;
 use super::guest::{Guest, Io, Surroundings};
 use super::handler::{Answer, Failure, Handler, HandlerPre};
-use super::instance::{new_store, wait_for_slot};
+use super::instance::new_store;
 use super::life::{Ending, KILLED_EXIT_CODE, Life, NotAdmitted, Occupied, Verdict};
+use super::room::{Asked, Holder};
 use super::run::{Guarded, Halt};
 use crate::wire::{CallError, HttpBody, HttpService};
 
@@ -57,6 +58,8 @@ struct Idle {
     instances: Vec<(Instant, Box<Live>)>,
     reaping: bool,
     refilling: bool,
+    /// In the host's line of those that have idle instances.
+    in_line: bool,
 }
 
 /// An instance between or during calls.
@@ -154,7 +157,7 @@ impl HttpService for HttpContainer {
         let guest = match server.take_idle() {
             Some(live) => Guarded::new(server.life.clone(), serve(live, request, tell_head)),
             None => {
-                let Ok(slot) = wait_for_slot(&server.life.host).await else {
+                let Some(slot) = server.life.host.place_soon().await else {
                     return Err(CallError::Overloaded { retry_after: RETRY_AFTER });
                 };
                 let theirs = server.clone();
@@ -175,7 +178,7 @@ impl Server {
     /// An instance that no call waits for. One that cannot be made ends the life, unless there is only no
     /// room for it.
     async fn make_beforehand(self: &Arc<Self>) -> Option<Box<Live>> {
-        let slot = wait_for_slot(&self.life.host).await.ok()?;
+        let slot = self.life.host.place_soon().await?;
         let server = self.clone();
         let made = Guarded::new(self.life.clone(), async move { server.make(slot).await });
         let timeout = self.policy.request_timeout;
@@ -251,10 +254,16 @@ impl Server {
             return;
         }
         let mut idle = self.idle();
-        if idle.instances.len() >= MAX_IDLE_INSTANCES {
+        let surplus = idle.instances.len() >= self.policy.min_instances;
+        if idle.instances.len() >= MAX_IDLE_INSTANCES || (surplus && self.life.host.room.is_short()) {
             return;
         }
-        idle.instances.push((Instant::now(), live));
+        let now = Instant::now();
+        idle.instances.push((now, live));
+        if surplus && !std::mem::replace(&mut idle.in_line, true) {
+            let holder: Weak<dyn Holder> = Arc::downgrade(&(self.clone() as Arc<dyn Holder>));
+            self.life.host.room.holds(holder, now);
+        }
         if !std::mem::replace(&mut idle.reaping, true) {
             tokio::spawn(reap(Arc::downgrade(self), self.policy.idle_timeout));
         }
@@ -295,6 +304,30 @@ impl Server {
             Some(request) => Settled::Handed(undelivered(&text, request)),
             None => Settled::Failed(text),
         }
+    }
+}
+
+impl Holder for Server {
+    fn give_way(&self, since: Instant) -> Asked {
+        let mut idle = self.idle();
+        let oldest = |idle: &Idle| {
+            let surplus = idle.instances.len() > self.policy.min_instances;
+            idle.instances.first().filter(|_| surplus).map(|(since, _)| *since)
+        };
+        let asked = match oldest(&idle) {
+            None => Asked::Nothing { gave: false },
+            Some(oldest) if oldest > since => Asked::Fresher(oldest),
+            Some(_) => {
+                let gone = idle.instances.remove(0);
+                idle.in_line = oldest(&idle).is_some();
+                let asked = oldest(&idle).map_or(Asked::Nothing { gave: true }, Asked::Gave);
+                drop(idle);
+                drop(gone);
+                return asked;
+            }
+        };
+        idle.in_line = !matches!(asked, Asked::Nothing { .. });
+        asked
     }
 }
 

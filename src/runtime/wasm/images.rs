@@ -24,6 +24,7 @@ use super::cache::AotCache;
 use super::compiler::{Compiler, Outcome};
 use super::compose::{self, Shelf};
 use super::engine::Calls;
+use super::heavy::Heavy;
 use super::life::{Host, bounded};
 use super::linker::{LinkError, Linkers, Program};
 use super::shares::Shares;
@@ -114,10 +115,11 @@ impl Images {
     pub fn new(
         max_instances: Option<u32>,
         shares: Arc<Shares>,
+        heavy: Arc<Heavy>,
         cache_dir: Option<&Path>,
         compiler: Option<&Path>,
     ) -> anyhow::Result<Self> {
-        let plain = Workshop::new(Host::new(Calls::Alone, max_instances, shares)?, cache_dir)?;
+        let plain = Workshop::new(Host::new(Calls::Alone, max_instances, shares, heavy)?, cache_dir)?;
         let compilers = rayon::ThreadPoolBuilder::new()
             .thread_name(|index| format!("wasm-compile-{index}"))
             .start_handler(|_| lower_priority())
@@ -180,9 +182,13 @@ impl Images {
     /// The second engine's workshop; its words say what keeps this machine from having one.
     async fn concurrent(&self) -> Result<&Arc<Workshop>, String> {
         let make = || async {
-            let (max, shares, dir) = (self.max_instances, self.plain.host.shares.clone(), self.cache_dir.clone());
+            let (max, host, dir) = (self.max_instances, self.plain.host.clone(), self.cache_dir.clone());
             let made = tokio::task::spawn_blocking(move || {
-                Workshop::new(Host::new(Calls::Concurrent, max, shares)?, dir.as_deref()).map(Arc::new)
+                Workshop::new(
+                    Host::new(Calls::Concurrent, max, host.shares.clone(), host.heavy.clone())?,
+                    dir.as_deref(),
+                )
+                .map(Arc::new)
             });
             made.await.map_err(anyhow::Error::from)?.context("programs of WASI 0.3 have an engine of their own")
         };

@@ -1,7 +1,6 @@
 //! Pods and the starting of their containers.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::{Engine, Store, UpdateDeadline};
@@ -20,9 +19,6 @@ use super::sockets::PodNetwork;
 use super::wagi::WagiContainer;
 use crate::wire::Caller;
 
-/// How long a call waits for one of the host's instances to end before it is refused: a burst is
-/// smoothed, an overload is not hidden.
-const SLOT_WAIT: Duration = Duration::from_secs(2);
 /// Bytes that a guest may hand to the host in one call.
 const HOSTCALL_FUEL: usize = 32 << 20;
 /// Handles that one instance may hold to things of the host or of other components.
@@ -62,7 +58,7 @@ impl WasmSandbox {
 
 /// Commands hold their place for as long as they run, so they do not wait for one.
 pub fn slot_now(host: &Host) -> Result<OwnedSemaphorePermit, StartError> {
-    host.slots.clone().try_acquire_owned().map_err(|_| StartError::Other(super::engine::full(&host.engine)))
+    host.room.now().ok_or_else(|| StartError::Other(super::engine::full(&host.engine)))
 }
 
 #[async_trait::async_trait]
@@ -114,21 +110,6 @@ impl Drop for WasmSandbox {
         }
     }
 }
-
-/// One of the host's places for an instance, waiting a little if all are taken.
-pub async fn wait_for_slot(host: &Arc<Host>) -> Result<OwnedSemaphorePermit, NoSlot> {
-    if let Ok(slot) = host.slots.clone().try_acquire_owned() {
-        return Ok(slot);
-    }
-    match tokio::time::timeout(SLOT_WAIT, host.slots.clone().acquire_owned()).await {
-        Ok(Ok(slot)) => Ok(slot),
-        _ => Err(NoSlot),
-    }
-}
-
-/// The host holds as many instances as it can.
-#[derive(Debug)]
-pub struct NoSlot;
 
 /// A store under all the bounds of a guest: it yields at every tick, is charged for what it grows, and
 /// can fill neither the host's tables nor its memory through calls.

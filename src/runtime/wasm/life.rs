@@ -4,9 +4,12 @@
 //! calls in flight on other instances finish (they hold the life until they are done) but admits no
 //! new ones; killing interrupts everything that still runs.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
@@ -17,9 +20,13 @@ use wasmtime_wasi::I32Exit;
 use super::super::{ContainerSpec, Exit, RunState, Usage};
 use super::cpu::Meter;
 use super::engine::{Calls, HostEngine};
+use super::heavy::Heavy;
 use super::limits::{Account, OutOfMemory};
+use super::room::Room;
 use super::shares::{Shares, Turn};
 
+/// How often the log says that calls are refused for want of room.
+const SAY_FULL_EVERY: Duration = Duration::from_secs(60);
 /// What Kubernetes keeps of a termination message.
 const MAX_MESSAGE_BYTES: usize = 4096;
 
@@ -35,20 +42,41 @@ pub const TERMINATED_EXIT_CODE: i32 = 143;
 /// What all lives on one of this machine's engines share.
 pub struct Host {
     pub engine: HostEngine,
-    /// One permit per instance that may live.
-    pub slots: Arc<Semaphore>,
+    /// A place per instance that may live.
+    pub room: Room,
     pub shares: Arc<Shares>,
+    pub heavy: Arc<Heavy>,
+    said_full: Mutex<Option<Instant>>,
 }
 
 impl Host {
-    /// Makes the engine. The cores that `shares` shares out are the same for all engines.
-    pub fn new(calls: Calls, max_instances: Option<u32>, shares: Arc<Shares>) -> anyhow::Result<Arc<Self>> {
+    /// Makes the engine. The cores that `shares` shares out and the threads of `heavy` are the same for all.
+    pub fn new(
+        calls: Calls,
+        max_instances: Option<u32>,
+        shares: Arc<Shares>,
+        heavy: Arc<Heavy>,
+    ) -> anyhow::Result<Arc<Self>> {
         let engine = HostEngine::new(calls, max_instances)
             .map_err(anyhow::Error::from)
             .context("cannot set up the WebAssembly engine on this machine")?;
         tracing::debug!(?calls, instances = engine.capacity, pooled = engine.pooled, "WebAssembly host ready");
-        let slots = Arc::new(Semaphore::new(engine.capacity));
-        Ok(Arc::new(Self { engine, slots, shares }))
+        let room = Room::new(engine.capacity);
+        Ok(Arc::new(Self { engine, room, shares, heavy, said_full: Mutex::default() }))
+    }
+
+    /// A place for an instance that a call waits for; `None` if the host stays full for a while, which is
+    /// told in the node's log, with what would help.
+    pub async fn place_soon(&self) -> Option<OwnedSemaphorePermit> {
+        let place = self.room.soon().await;
+        if place.is_none() {
+            let mut said = self.said_full.lock().unwrap_or_else(PoisonError::into_inner);
+            if said.is_none_or(|at| at.elapsed() >= SAY_FULL_EVERY) {
+                *said = Some(Instant::now());
+                tracing::warn!("calls are refused: {}", super::engine::full(&self.engine));
+            }
+        }
+        place
     }
 }
 
@@ -72,6 +100,7 @@ pub struct Life {
     kill: CancellationToken,
     instances: AtomicU64,
     calls: AtomicU64,
+    computes: AtomicBool,
 }
 
 impl Life {
@@ -93,6 +122,7 @@ impl Life {
             kill: CancellationToken::new(),
             instances: AtomicU64::new(0),
             calls: AtomicU64::new(0),
+            computes: AtomicBool::new(false),
         })
     }
 
@@ -165,6 +195,15 @@ impl Life {
     /// A guest of this life has used up its tick: from now on it takes turns with others.
     pub fn take_turns(&self) -> Turn {
         Turn::join(&self.host.shares, self.number, self.cpu_request_millis)
+    }
+
+    /// Whether its guests use up their ticks: then they run among those that do.
+    pub fn computes(&self) -> bool {
+        self.computes.load(Relaxed)
+    }
+
+    pub fn set_computes(&self, computes: bool) {
+        self.computes.store(computes, Relaxed);
     }
 
     /// Waits until no call is in flight.

@@ -21,7 +21,7 @@ use super::engine::Calls;
 use super::guest::{CoreGuest, Guest, SharedEnvironment, environment_of};
 use super::handler::HandlerPre;
 use super::imports::{WASI_VERSIONS, explain_missing_interface, listed, nearest};
-use super::{blobstore, config, keyvalue, logging, sockets};
+use super::{blobstore, config, keyvalue, logging, preopens, sockets};
 
 const CORE_MODULE: &str = "wasi_snapshot_preview1";
 /// What a command begins with, and a reactor.
@@ -121,6 +121,7 @@ impl Linkers {
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut component)?;
         component.allow_shadowing(true);
         environment::add_to_linker::<_, SharedEnvironment>(&mut component, environment_of)?;
+        preopens::add_to_linker(&mut component)?;
         sockets::add_to_linker(&mut component)?;
         blobstore::add_to_linker(&mut component)?;
         config::add_to_linker(&mut component)?;
@@ -130,6 +131,7 @@ impl Linkers {
             p3::add_to_linker(&mut component)?;
             wasmtime_wasi_http::p3::add_to_linker(&mut component)?;
             environment_3::add_to_linker::<_, SharedEnvironment>(&mut component, environment_of)?;
+            preopens::add_concurrent_to_linker(&mut component)?;
             sockets::add_concurrent_to_linker(&mut component)?;
         }
         component.allow_shadowing(false);

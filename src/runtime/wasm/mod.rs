@@ -34,6 +34,7 @@ mod engine;
 mod exec;
 mod guest;
 mod handler;
+mod heavy;
 mod http;
 mod images;
 mod imports;
@@ -47,6 +48,8 @@ mod logging;
 mod outbound;
 mod output;
 mod place;
+mod preopens;
+mod room;
 mod run;
 mod shares;
 mod snapshot;
@@ -63,6 +66,7 @@ pub use self::artifact::Form;
 pub use self::artifact::{MAX_MODULE_BYTES, digest_of};
 pub use self::compiler::{CompileRequest, compile_as_child};
 use self::guest::CoreGuest;
+use self::heavy::Heavy;
 use self::images::Images;
 pub use self::inspect::{Inspection, Kind, Verdict, check, inspect};
 use self::instance::WasmSandbox;
@@ -105,7 +109,13 @@ impl WasmRuntime {
     pub fn new(config: WasmConfig) -> anyhow::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let (cache, compiler) = (config.cache_dir.as_deref(), config.compiler.as_deref());
-        let images = Images::new(config.max_instances, Arc::new(Shares::new(cores)), cache, compiler)?;
+        let images = Images::new(
+            config.max_instances,
+            Arc::new(Shares::new(cores)),
+            Arc::new(Heavy::new(cores)),
+            cache,
+            compiler,
+        )?;
         Ok(Self { images, default_memory_limit: config.default_memory_limit })
     }
 }

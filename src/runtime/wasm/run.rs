@@ -3,17 +3,24 @@
 //! [`Guarded`] wraps the future that is a guest's execution. Each poll is announced to the ticker,
 //! timed and charged; a container in debt is not polled until its tokens are back; a killed life is
 //! not polled again; and a panic of the host inside the poll ends this guest alone.
+//!
+//! A guest that uses up its tick computes rather than answers. It goes on where such guests run
+//! ([`super::heavy`]), so that the threads that serve are free for others at once; the calls after it of the
+//! same container begin there, until one ends within a tick.
 
 use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+use tokio::task::JoinError;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::cpu::thread_time;
 use super::life::Life;
@@ -22,6 +29,10 @@ use super::ticker::TICK;
 
 /// A poll that took this long was ended by the clock rather than by the guest; the clock is not exact.
 const FULL_TICK: Duration = TICK.checked_div(2).expect("two is not zero");
+
+/// After so many polls in a row that took less, a guest that runs on for ever (a server made of sockets)
+/// comes back to the threads that serve.
+const LIGHT_AGAIN: u32 = 64;
 
 /// Why a guest was ended from outside.
 #[derive(Debug)]
@@ -32,8 +43,42 @@ pub enum Halt {
     Panicked(String),
 }
 
-/// A guest's execution under its life's rules. Not to be polled after it is ready.
+impl Halt {
+    /// What it means that a thread of [`super::heavy`] did not bring a guest to its end.
+    fn of(error: JoinError) -> Self {
+        match error.try_into_panic() {
+            Ok(panic) => Self::Panicked(panic_text(panic.as_ref())),
+            Err(_) => Self::Killed,
+        }
+    }
+}
+
+/// A guest's execution under its life's rules. Not to be polled after it is ready. Dropping it ends it, if
+/// it runs elsewhere as soon as its thread comes to it.
 pub struct Guarded<T> {
+    life: Arc<Life>,
+    at: At<T>,
+}
+
+/// Where a guest runs.
+enum At<T> {
+    /// In the task that waits for it.
+    Here(Watched<T>),
+    /// Among those that compute.
+    Elsewhere(AbortOnDropHandle<Left<T>>),
+    /// On its way, or at its end.
+    Nowhere,
+}
+
+/// How a guest left those that compute.
+enum Left<T> {
+    Ended(Result<T, Halt>),
+    /// It has been light for a while.
+    Back(Watched<T>),
+}
+
+/// A guest that is watched while it runs.
+struct Watched<T> {
     life: Arc<Life>,
     guest: Pin<Box<dyn Future<Output = T> + Send>>,
     throttled: Option<Throttled>,
@@ -41,6 +86,10 @@ pub struct Guarded<T> {
     turn: Option<Turn>,
     /// Made when the guest first waits: most answer in one poll.
     killed: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// Polls in a row that did not use up a tick.
+    light: u32,
+    /// What it has used in polls that did, one after the other.
+    spent: Duration,
 }
 
 /// Not to be polled for now.
@@ -58,18 +107,122 @@ enum Why {
     Turn,
 }
 
-impl<T> Guarded<T> {
+impl<T: Send + 'static> Guarded<T> {
     /// Within a Tokio runtime, whose clock it may need. A container already in debt starts throttled:
     /// short calls must not slip through one poll at a time.
     pub fn new(life: Arc<Life>, guest: impl Future<Output = T> + Send + 'static) -> Self {
         let debt = life.cpu.debt();
-        let mut guarded = Self { life, guest: Box::pin(guest), throttled: None, turn: None, killed: None };
+        let guest = Box::pin(guest);
+        let mut watched = Watched {
+            life: life.clone(),
+            guest,
+            throttled: None,
+            turn: None,
+            killed: None,
+            light: 0,
+            spent: Duration::ZERO,
+        };
         if let Some(wait) = debt {
-            guarded.throttle(wait, Why::Limit);
+            watched.throttle(wait, Why::Limit);
         }
-        guarded
+        Self { life, at: At::Here(watched) }
     }
 
+    /// Whether it runs on another thread than the one that polls it, and wakes nobody but by its end.
+    pub fn is_elsewhere(&self) -> bool {
+        matches!(self.at, At::Elsewhere(_))
+    }
+
+    /// Sends the guest to those that compute.
+    fn leave(&mut self) {
+        if let At::Here(watched) = std::mem::replace(&mut self.at, At::Nowhere) {
+            let tokio = Handle::current();
+            let away = Away { watched: Some(watched), tokio };
+            self.at = At::Elsewhere(self.life.host.heavy.run(away));
+        }
+    }
+}
+
+impl<T: Send + 'static> Future for Guarded<T> {
+    type Output = Result<T, Halt>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let mut came_back = false;
+        loop {
+            match &mut this.at {
+                At::Here(_) if this.life.computes() && !came_back => this.leave(),
+                At::Here(watched) => {
+                    let polled = Pin::new(&mut *watched).poll(cx);
+                    if polled.is_ready() || watched.spent < TICK {
+                        return polled;
+                    }
+                    this.life.set_computes(true);
+                    this.leave();
+                }
+                At::Elsewhere(handle) => match ready!(Pin::new(handle).poll(cx)) {
+                    Ok(Left::Ended(end)) => {
+                        this.at = At::Nowhere;
+                        return Poll::Ready(end);
+                    }
+                    Err(error) => {
+                        this.at = At::Nowhere;
+                        return Poll::Ready(Err(Halt::of(error)));
+                    }
+                    // Polled here at least once: whom it wakes is still the other thread.
+                    Ok(Left::Back(watched)) => {
+                        this.at = At::Here(watched);
+                        came_back = true;
+                    }
+                },
+                At::Nowhere => return Poll::Pending,
+            }
+        }
+    }
+}
+
+/// A guest's execution on another thread, in the same surroundings of Tokio.
+struct Away<T> {
+    /// Until it has left.
+    watched: Option<Watched<T>>,
+    tokio: Handle,
+}
+
+impl<T> Future for Away<T> {
+    type Output = Left<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let _tokio = this.tokio.enter();
+        let Some(watched) = &mut this.watched else { return Poll::Pending };
+        let polled = Pin::new(&mut *watched).poll(cx);
+        if watched.light > 0 && (polled.is_ready() || watched.light >= LIGHT_AGAIN) {
+            watched.life.set_computes(false);
+        }
+        match polled {
+            Poll::Ready(end) => {
+                // Gone before anybody hears of its end.
+                this.watched = None;
+                Poll::Ready(Left::Ended(end))
+            }
+            Poll::Pending if watched.light >= LIGHT_AGAIN => match this.watched.take() {
+                Some(watched) => Poll::Ready(Left::Back(watched)),
+                None => Poll::Pending,
+            },
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<T> Drop for Away<T> {
+    /// What a guest leaves behind may want Tokio, too.
+    fn drop(&mut self) {
+        let _tokio = self.tokio.enter();
+        self.watched = None;
+    }
+}
+
+impl<T> Watched<T> {
     /// Waits for tokens; ready when the guest may run.
     fn poll_throttled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while let Some(throttled) = &mut self.throttled {
@@ -117,6 +270,9 @@ impl<T> Guarded<T> {
         let polled = catch_unwind(AssertUnwindSafe(|| self.guest.as_mut().poll(cx)));
         let used = thread_time().saturating_sub(before);
         let wait = self.life.cpu.charge(used);
+        let full = used >= FULL_TICK;
+        self.light = if full { 0 } else { self.light.saturating_add(1) };
+        self.spent = if full { self.spent + used } else { Duration::ZERO };
         match polled {
             Ok(Poll::Ready(done)) => Poll::Ready(Ok(done)),
             Err(panic) => Poll::Ready(Err(Halt::Panicked(panic_text(panic.as_ref())))),
@@ -137,7 +293,7 @@ impl<T> Guarded<T> {
     }
 }
 
-impl<T> Future for Guarded<T> {
+impl<T> Future for Watched<T> {
     type Output = Result<T, Halt>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

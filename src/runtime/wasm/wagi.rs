@@ -27,7 +27,6 @@ use super::command::Script;
 use super::exec;
 use super::guest::{CallIo, Io, Surroundings};
 use super::http::{RETRY_AFTER, undelivered};
-use super::instance::wait_for_slot;
 use super::life::{Ending, Life, NotAdmitted, Verdict};
 use super::limits::{Limiter, OutOfMemory};
 use super::run::{Guarded, Halt};
@@ -121,7 +120,7 @@ impl Server {
             Err(status) => return Ok(plain(status)),
         };
         for _ in 0..=MAX_LOCAL_REDIRECTS {
-            let Ok(slot) = wait_for_slot(&self.life.host).await else {
+            let Some(slot) = self.life.host.place_soon().await else {
                 return Err(CallError::Overloaded { retry_after: RETRY_AFTER });
             };
             let output = match self.run(slot, &head, body).await? {

@@ -91,6 +91,7 @@ async fn live(bytes: &[u8]) -> bool {
         args: vec!["m".to_owned()],
         env: Vec::new(),
         mounts: Vec::new(),
+        deferred: None,
         memory_limit: None,
         cpu_limit_millis: None,
         cpu_request_millis: None,

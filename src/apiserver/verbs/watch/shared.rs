@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::apiserver::registry::encoding;
+use crate::apiserver::registry::decoded::Decoded;
 use crate::kinds::Kind;
 use crate::store::Change;
 
@@ -18,33 +18,38 @@ const SLOTS: usize = 128;
 
 /// The ring, shared by all watches.
 #[derive(Clone)]
-pub struct Changes(Arc<Vec<Mutex<Option<Arc<Shared>>>>>);
+pub struct Changes {
+    ring: Arc<Vec<Mutex<Option<Arc<Shared>>>>>,
+    decoded: Decoded,
+}
 
 /// One change and what has been made of it.
 pub struct Shared {
     pub change: Arc<Change>,
-    new: OnceLock<Value>,
-    old: OnceLock<Value>,
+    decoded: Decoded,
+    new: OnceLock<Arc<Value>>,
+    old: OnceLock<Arc<Value>>,
     /// With the owners of fields, and without.
     lines: [OnceLock<Bytes>; 2],
 }
 
-impl Default for Changes {
-    fn default() -> Self {
-        Self(Arc::new((0..SLOTS).map(|_| Mutex::new(None)).collect()))
-    }
-}
-
 impl Changes {
-    /// The shared form of `change`, as `kind` sees it. The two views of Events do not share.
+    pub fn new(decoded: Decoded) -> Self {
+        Self { ring: Arc::new((0..SLOTS).map(|_| Mutex::new(None)).collect()), decoded }
+    }
+
+    /// The shared form of `change`, as `kind` sees it. Who sees another form than the stored one does not
+    /// share.
     pub fn get(&self, kind: &dyn Kind, change: Arc<Change>) -> Arc<Shared> {
-        let fresh =
-            |change| Arc::new(Shared { change, new: OnceLock::new(), old: OnceLock::new(), lines: Default::default() });
-        if kind.info().storage == "events" {
+        let fresh = |change| {
+            let (new, old, lines) = Default::default();
+            Arc::new(Shared { change, decoded: self.decoded.clone(), new, old, lines })
+        };
+        if kind.conversion().is_some() {
             return fresh(change);
         }
-        let index = usize::try_from(change.revision).unwrap_or(0) % self.0.len();
-        let Some(slot) = self.0.get(index) else { return fresh(change) };
+        let index = usize::try_from(change.revision).unwrap_or(0) % self.ring.len();
+        let Some(slot) = self.ring.get(index) else { return fresh(change) };
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         match &*slot {
             Some(known) if Arc::ptr_eq(&known.change, &change) => known.clone(),
@@ -61,16 +66,16 @@ impl Shared {
     /// The object after the change; `Null` after a deletion.
     pub fn after(&self, kind: &dyn Kind) -> &Value {
         self.new.get_or_init(|| match &self.change.value {
-            Some(bytes) => encoding::decode(kind, bytes, self.change.revision).unwrap_or_default(),
-            None => Value::Null,
+            Some(bytes) => self.decoded.get(kind, bytes, self.change.revision).unwrap_or_default(),
+            None => Arc::default(),
         })
     }
 
-    /// The object before the change, showing the version of the change; `Null` at a creation.
+    /// The object before the change; `Null` at a creation.
     pub fn before(&self, kind: &dyn Kind) -> &Value {
         self.old.get_or_init(|| match &self.change.previous {
-            Some(entry) => encoding::decode(kind, &entry.value, self.change.revision).unwrap_or_default(),
-            None => Value::Null,
+            Some(entry) => self.decoded.get(kind, &entry.value, entry.mod_revision).unwrap_or_default(),
+            None => Arc::default(),
         })
     }
 

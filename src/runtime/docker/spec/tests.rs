@@ -53,6 +53,7 @@ async fn spec(linux: LinuxContainer) -> ContainerSpec {
         args: vec!["/bin/serve".into(), "--port=80".into()],
         env: vec![("A".into(), "b".into())],
         mounts: vec![Mount { host: "/host/data".into(), guest: "/data".into(), read_only: true }],
+        deferred: None,
         memory_limit: Some(64 << 20),
         cpu_limit_millis: Some(250),
         cpu_request_millis: Some(100),

@@ -61,7 +61,7 @@ impl Call {
     }
 
     /// The head is set by the guest while it is polled, so it is looked for after each poll and needs
-    /// no wake-up of its own.
+    /// no wake-up of its own, unless the guest runs elsewhere.
     fn poll_first(&mut self, cx: &mut Context<'_>, deadline: &mut Option<Pin<Box<Sleep>>>) -> Poll<First> {
         let settled = match Pin::new(&mut self.guest).poll(cx) {
             Poll::Ready(outcome) => Some(self.server.settle(outcome)),
@@ -74,13 +74,20 @@ impl Call {
             // Even if a head was set: nothing of it has been sent, and the truth is better.
             Some(Settled::Failed(text)) => return Poll::Ready(First::Failed(text)),
         };
-        match (self.head.try_recv(), live) {
-            (Ok(Ok(response)), live) => return Poll::Ready(First::Response(response, live)),
-            (Ok(Err(code)), live) => return Poll::Ready(First::Refusal(code, live)),
-            (Err(_), Some(_)) => {
+        let head = match Pin::new(&mut self.head) {
+            head if self.guest.is_elsewhere() => match head.poll(cx) {
+                Poll::Ready(told) => told.ok(),
+                Poll::Pending => None,
+            },
+            mut head => head.try_recv().ok(),
+        };
+        match (head, live) {
+            (Some(Ok(response)), live) => return Poll::Ready(First::Response(response, live)),
+            (Some(Err(code)), live) => return Poll::Ready(First::Refusal(code, live)),
+            (None, Some(_)) => {
                 return Poll::Ready(First::Failed("the guest returned without a response".to_owned()));
             }
-            (Err(_), None) => {}
+            (None, None) => {}
         }
         let due = self.due;
         let deadline = deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));

@@ -1,0 +1,85 @@
+//! Whether the expressions of webhooks and policies are CEL, and name what there is: checked when they
+//! are written, beside the rules of their kinds, which know texts only.
+
+use crate::apiserver::cel::Program;
+use crate::kinds::KindInfo;
+use crate::kinds::admission::GROUP;
+use crate::kinds::field::{Errors, Field};
+
+use serde_json::Value;
+
+/// What a condition can name.
+const CONDITION: &[&str] = &["object", "oldObject", "request"];
+/// What a policy's other expressions can name beside.
+const POLICY: &[&str] = &["object", "oldObject", "request", "namespaceObject", "variables"];
+
+/// What is wrong with the expressions of an object of this kind.
+pub fn validate(info: &KindInfo, object: &Value) -> Errors {
+    let mut errors = Errors::default();
+    if info.group != GROUP {
+        return errors;
+    }
+    let root = Field::root(object);
+    for hook in root.get("webhooks").items() {
+        check_all(&mut errors, &hook.get("matchConditions"), "expression", CONDITION, false);
+    }
+    let spec = root.get("spec");
+    let params = spec.get("paramKind").exists();
+    check_all(&mut errors, &spec.get("matchConditions"), "expression", CONDITION, params);
+    for (list, expression) in [
+        ("variables", "expression"),
+        ("validations", "expression"),
+        ("validations", "messageExpression"),
+        ("auditAnnotations", "valueExpression"),
+    ] {
+        check_all(&mut errors, &spec.get(list), expression, POLICY, params);
+    }
+    errors
+}
+
+/// Checks the field `name` of each element of a list.
+fn check_all(errors: &mut Errors, list: &Field<'_>, name: &str, variables: &[&str], params: bool) {
+    for item in list.items() {
+        let at = item.get(name);
+        // What is empty is the kind's concern.
+        if at.str().trim().is_empty() {
+            continue;
+        }
+        let mut known = variables.to_vec();
+        if params {
+            known.push("params");
+        }
+        let wrong = match Program::compile(at.str()) {
+            Ok(program) => program.undeclared(&known),
+            Err(why) => Some(why),
+        };
+        if let Some(why) = wrong {
+            errors.invalid(&at, format!("compilation failed: {why}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::Kind;
+    use crate::kinds::admission::validating_admission_policy::ValidatingAdmissionPolicy;
+    use serde_json::json;
+
+    #[test]
+    fn expressions_name_what_there_is() {
+        let wrong = |spec: Value| {
+            let errors = validate(ValidatingAdmissionPolicy.info(), &json!({"spec": spec}));
+            errors.0.iter().map(|error| error.path.clone()).collect::<Vec<_>>()
+        };
+        let fine = json!({"paramKind": {}, "variables": [{"name": "a", "expression": "object.spec"}],
+            "matchConditions": [{"expression": "request.userInfo.username != params.data.admin"}],
+            "validations": [{"expression": "variables.a.replicas <= params.max", "messageExpression": "'no ' + object.kind"}],
+            "auditAnnotations": [{"valueExpression": "namespaceObject.metadata.name"}]});
+        assert_eq!(wrong(fine), [""; 0]);
+        assert_eq!(wrong(json!({"validations": [{"expression": "params.x"}]})), ["spec.validations[0].expression"]);
+        assert_eq!(wrong(json!({"validations": [{"expression": "1 +"}]})), ["spec.validations[0].expression"]);
+        let condition = json!({"matchConditions": [{"expression": "variables.a"}]});
+        assert_eq!(wrong(condition), ["spec.matchConditions[0].expression"]);
+    }
+}
