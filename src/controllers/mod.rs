@@ -23,6 +23,7 @@ mod node_lifecycle;
 mod nodes;
 mod pod_gc;
 mod pods;
+mod policy_status;
 mod rank;
 mod replica_set;
 mod resources;
@@ -171,6 +172,13 @@ pub static CONTROLLERS: &[Controller] = &[
         },
     },
     Controller { name: "horizontal-pod-autoscaler", start: |cluster, _| Box::pin(autoscaler::run(cluster)) },
+    Controller {
+        name: "validatingadmissionpolicy-status",
+        start: |cluster, _| {
+            let controller = policy_status::PolicyStatuses::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, 1))
+        },
+    },
     Controller { name: "garbage", start: |cluster, _| Box::pin(garbage::run(cluster)) },
     Controller {
         name: "node-lifecycle",

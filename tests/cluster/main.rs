@@ -3,11 +3,13 @@
 //! Each test has a cluster of its own, on free ports, in a directory of its own. Waiting is always for a
 //! condition with a deadline.
 
+mod admission;
 mod apply;
 mod autoscaler;
 mod cli;
 mod compile;
 mod corpus;
+mod custom;
 mod docker;
 mod faults;
 mod guests;

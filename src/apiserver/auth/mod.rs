@@ -8,7 +8,7 @@
 pub mod accounts;
 pub mod authorize;
 pub mod impersonate;
-mod nodes;
+pub mod nodes;
 pub mod pki;
 pub mod rbac;
 pub mod tokens;

@@ -10,6 +10,7 @@ pub mod decoded;
 pub mod delete;
 pub mod encoding;
 pub mod meta;
+pub mod outline;
 pub mod owners;
 pub mod update;
 
@@ -22,7 +23,10 @@ use super::admission::author::Author;
 use super::admission::in_force::{Registered, registered};
 use super::admission::{self, Operation, Request};
 use super::allocate::Allocator;
+use super::auth::authorize::Rights;
+use super::auth::nodes::graph::Graph;
 use super::auth::rbac::{Policies, policies};
+use super::definitions::Definitions;
 use super::quota::Ledger;
 use super::status::ApiError;
 use super::webhook::Webhooks;
@@ -41,11 +45,15 @@ pub struct Registry {
     pub allocator: Allocator,
     /// Who may do what, as the stored roles say.
     pub policies: Policies,
+    /// What nodes have to do with which objects.
+    graph: Arc<Graph>,
     pub quotas: Ledger,
     pub webhooks: Webhooks,
     /// Who else has a say in what is written.
     pub registered: Registered,
     pub decoded: Decoded,
+    /// The kinds that users have made.
+    pub definitions: Definitions,
 }
 
 /// One object's place.
@@ -89,15 +97,23 @@ impl Registry {
         let policies = policies(store.clone());
         let webhooks = Webhooks::new(store.clone());
         let registered = registered(store.clone());
+        let graph = Arc::new(Graph::new(store.clone()));
         Self {
             store,
             allocator,
             policies,
+            graph,
             quotas: Ledger::default(),
             webhooks,
             registered,
             decoded: Decoded::default(),
+            definitions: Definitions::default(),
         }
+    }
+
+    /// Who may do what now.
+    pub fn rights(&self) -> Rights {
+        Rights { policy: self.policies.current(), graph: Some(self.graph.clone()) }
     }
 
     pub fn entry(&self, place: Place<'_>) -> Result<Entry, ApiError> {
@@ -221,7 +237,7 @@ impl Registry {
 
 /// Leases and Events cost nothing when lost; everything else is on the disk before it is acknowledged.
 fn durability(info: &KindInfo) -> Durability {
-    match info.plural {
+    match info.own_plural() {
         "leases" | "events" => Durability::Eventual,
         _ => Durability::Synced,
     }
