@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::discovery::Discovery;
-use super::target::served;
+use super::target::built_in;
 use crate::kinds::api_service::GROUP;
 
 /// (group, version, priority of the group, priority of the version). What is not here comes last.
@@ -35,7 +35,7 @@ const OTHERS: (i64, i64) = (100, 100);
 
 /// Every local APIService. The group of APIServices itself has none, as upstream has it.
 pub fn objects() -> Vec<Value> {
-    let discovery = Discovery::new(served().map(|kind| kind.info()));
+    let discovery = Discovery::new(built_in().map(|kind| kind.info()));
     let versions = discovery.group_versions().into_iter().filter(|(group, _)| *group != GROUP);
     versions.map(|(group, version)| object(group, version)).collect()
 }

@@ -11,12 +11,13 @@
 mod admission;
 mod aggregate;
 pub mod allocate;
+pub mod audit;
 pub mod auth;
 mod body;
 mod bootstrap;
-pub mod cel;
 pub mod codec;
 mod components;
+mod definitions;
 mod derived;
 pub mod discovery;
 mod documents;
@@ -68,14 +69,15 @@ use crate::kinds::pod::Pod;
 use crate::kinds::secret::Secret;
 use crate::kinds::service_account::ServiceAccount;
 use crate::store::Store;
+use admission::author::Said;
 use aggregate::Aggregate;
 use allocate::Allocator;
+use audit::Audit;
 use auth::User;
 use auth::accounts::{self, AccountKey, Believed};
-use auth::authorize::authorize;
+use auth::authorize::{Rights, authorize};
 use auth::impersonate::impersonate;
 use auth::pki::Credentials;
-use auth::rbac::policy::Policy;
 use fairness::Flow;
 use limits::Limits;
 use measured::Summaries;
@@ -104,6 +106,8 @@ pub struct ApiConfig {
     pub ca_pem: String,
     /// What this server shows to other API servers behind it.
     pub proxy_identity: Option<Credentials>,
+    /// Who is told of requests.
+    pub audit: Option<Arc<Audit>>,
 }
 
 impl ApiConfig {
@@ -118,6 +122,7 @@ impl ApiConfig {
             account_key: None,
             ca_pem: String::new(),
             proxy_identity: None,
+            audit: None,
         }
     }
 }
@@ -139,6 +144,7 @@ pub struct Inner {
     proxy_identity: Option<Credentials>,
     streams: Arc<Semaphore>,
     accounts: Accounts,
+    audit: Option<Arc<Audit>>,
     config: Facts,
     /// Set when the server stops: watches end, presence says nothing any more.
     shutdown: CancellationToken,
@@ -166,8 +172,17 @@ impl Deref for ApiServer {
 impl ApiServer {
     /// Builds the server and makes the objects that must be there (namespaces, `default/kubernetes`, …).
     pub async fn start(config: ApiConfig) -> Result<Self, ApiError> {
-        let ApiConfig { store, service_cidr, node_ports, api_address, node_tls, account_key, ca_pem, proxy_identity } =
-            config;
+        let ApiConfig {
+            store,
+            service_cidr,
+            node_ports,
+            api_address,
+            node_tls,
+            account_key,
+            ca_pem,
+            proxy_identity,
+            audit,
+        } = config;
         let key = match account_key {
             Some(key) => key,
             None => AccountKey::in_memory().map_err(ApiError::internal)?,
@@ -185,10 +200,13 @@ impl ApiServer {
             proxy_identity,
             streams: Arc::new(Semaphore::new(relay_stream::MAX_STREAMS)),
             accounts: Accounts { key, ca_pem },
+            audit,
             config: Facts { service_cidr, api_address },
             shutdown: CancellationToken::new(),
         }));
         bootstrap::run(&server).await?;
+        definitions::keep::settle(&server).await;
+        tokio::spawn(definitions::keep::run(server.clone()));
         tokio::spawn(expiry::run(server.clone()));
         tokio::spawn(quota::run(server.clone()));
         Ok(server)
@@ -226,18 +244,24 @@ impl ApiServer {
 }
 
 async fn handle(State(server): State<ApiServer>, request: Request<Body>) -> Response {
-    match answer(server, request).await {
-        Ok(response) => response,
-        Err(error) => error.into_response(),
+    let said: Arc<Said> = Arc::default();
+    let Some(audit) = server.audit.clone() else {
+        return answer(server, request, said).await.unwrap_or_else(IntoResponse::into_response);
+    };
+    let (request, entry) = audit.begin(&server.registry.definitions.current(), request, &said).await;
+    let response = answer(server, request, said).await.unwrap_or_else(IntoResponse::into_response);
+    match entry {
+        Some(entry) => entry.end(response).await,
+        None => response,
     }
 }
 
-async fn answer(server: ApiServer, request: Request<Body>) -> Result<Response, ApiError> {
+async fn answer(server: ApiServer, request: Request<Body>, said: Arc<Said>) -> Result<Response, ApiError> {
     let (mut parts, body) = request.into_parts();
     let upgrade = parts.extensions.remove::<OnUpgrade>();
     let user = parts.extensions.get::<User>().cloned().unwrap_or_else(User::anonymous);
-    let policy = server.registry.policies.current();
-    let user = impersonate(&policy, user, &parts.headers)?;
+    let rights = server.registry.rights();
+    let user = impersonate(&rights, user, &parts.headers)?;
     let path = parts.uri.path();
     let query = Query::parse(parts.uri.query());
     if let Some(node) = path.strip_prefix("/coracle/v1/nodes/").and_then(|rest| rest.strip_suffix("/presence")) {
@@ -249,16 +273,17 @@ async fn answer(server: ApiServer, request: Request<Body>) -> Result<Response, A
     }
     if !is_resource_path(path) {
         let target = Target::plain(&parts.method, path);
-        authorize(&policy, &user, &target)?;
+        note(&server, &said, authorize(&rights, &user, &target))?;
         if let Some(document) = documents::answer(&server, &parts.method, path, &parts.headers).await? {
             return Ok(document);
         }
         return health::answer(&server, &parts.method, path).ok_or_else(ApiError::no_path);
     }
-    let (target, kind) = target::parse(&parts.method, path, query.bool("watch"))?;
-    permit(&policy, &user, &target, query.get("fieldSelector"))?;
+    let custom = server.registry.definitions.current();
+    let (target, kind) = target::parse(&custom, &parts.method, path, query.bool("watch"))?;
+    note(&server, &said, permit(&rights, &user, &target, query.get("fieldSelector")))?;
     let flow = server.registry.fairness.classify(&user, &target);
-    let call = verbs::Call { server, user, target, kind, query, headers: parts.headers, upgrade, said: Arc::default() };
+    let call = verbs::Call { server, user, target, kind, query, headers: parts.headers, upgrade, said };
     let server = call.server.clone();
     let counted = server.metrics.begin(call.kind, &call.target);
     let mut response = in_turn(call, body, flow.as_ref()).await.unwrap_or_else(IntoResponse::into_response);
@@ -280,8 +305,18 @@ async fn in_turn(call: verbs::Call, body: Body, flow: Option<&Flow>) -> Result<R
     server.limits.run(long, verbs::answer(call, body)).await
 }
 
-/// Lets `user` do what a request for a resource asks, or refuses.
-fn permit(policy: &Policy, user: &User, target: &Target, field_selector: &str) -> Result<(), ApiError> {
+/// Notes for the audit log whether the user may do what is asked, and why.
+fn note(server: &ApiServer, said: &Said, decision: Result<String, ApiError>) -> Result<(), ApiError> {
+    if server.audit.is_some() {
+        let word = if decision.is_ok() { "allow" } else { "forbid" };
+        said.annotate("authorization.k8s.io/decision", word);
+        said.annotate("authorization.k8s.io/reason", decision.as_deref().unwrap_or_default());
+    }
+    decision.map(|_| ())
+}
+
+/// Lets `user` do what a request for a resource asks, and says why; or refuses.
+fn permit(rights: &Rights, user: &User, target: &Target, field_selector: &str) -> Result<String, ApiError> {
     let mut asked = target.clone();
     if target.name.is_empty()
         && matches!(&*target.verb, "list" | "watch")
@@ -290,13 +325,13 @@ fn permit(policy: &Policy, user: &User, target: &Target, field_selector: &str) -
         // A list or watch of one object is a right to that object, as upstream judges it too.
         name.clone_into(&mut asked.name);
     }
-    authorize(policy, user, &asked)?;
+    let why = authorize(rights, user, &asked)?;
     if target.verb == "get" && matches!(target.subresource.as_str(), "attach" | "exec" | "portforward") {
         // A WebSocket begins as a GET; but to run something in a pod takes more than the right to read.
         asked.verb = "create".into();
-        authorize(policy, user, &asked)?;
+        authorize(rights, user, &asked)?;
     }
-    Ok(())
+    Ok(why)
 }
 
 /// The name that a field selector pins down.
@@ -315,6 +350,8 @@ fn is_resource_path(path: &str) -> bool {
     }
 }
 
+#[cfg(test)]
+mod custom_tests;
 #[cfg(test)]
 mod fairness_tests;
 #[cfg(test)]

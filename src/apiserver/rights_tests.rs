@@ -149,3 +149,51 @@ async fn an_account_shows_its_token() {
     let (code, refusal) = api.by(&node, Method::POST, path, &[], json!({"spec": {}})).await;
     assert_eq!(code, StatusCode::FORBIDDEN, "{refusal}");
 }
+
+#[tokio::test]
+async fn a_node_minds_its_pods_and_itself() {
+    let api = Api::start().await;
+    let node = User::new("system:node:n1", &["system:nodes"]);
+    let secrets = "/api/v1/namespaces/default/secrets";
+    for name in ["key", "other"] {
+        assert_eq!(api.post(secrets, json!({"metadata": {"name": name}})).await.0, StatusCode::CREATED);
+    }
+    let pods = "/api/v1/namespaces/default/pods";
+    let env = json!([{"name": "K", "valueFrom": {"secretKeyRef": {"name": "key", "key": "k"}}}]);
+    for (name, host) in [("mine", "n1"), ("theirs", "n2")] {
+        let pod = json!({"metadata": {"name": name}, "spec": {"nodeName": host,
+            "containers": [{"name": "c", "image": "hello:1", "env": if host == "n1" { env.clone() } else { json!([]) }}]}});
+        let (code, made) = api.post(pods, pod).await;
+        assert_eq!(code, StatusCode::CREATED, "{made}");
+    }
+    let ask = async |method: Method, path: String, body: Value| {
+        let headers = [(
+            "content-type",
+            if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" },
+        )];
+        api.by(&node, method, &path, &headers, body).await
+    };
+    let code = async |method: Method, path: String, body: Value| ask(method, path, body).await.0;
+    assert_eq!(code(Method::GET, format!("{secrets}/key"), Value::Null).await, StatusCode::OK);
+    let watched = format!("{secrets}?fieldSelector=metadata.name%3Dkey");
+    assert_eq!(code(Method::GET, watched, Value::Null).await, StatusCode::OK);
+    assert_eq!(code(Method::GET, format!("{secrets}/other"), Value::Null).await, StatusCode::FORBIDDEN);
+    let running = json!({"status": {"phase": "Running"}});
+    assert_eq!(code(Method::PATCH, format!("{pods}/mine/status"), running.clone()).await, StatusCode::OK);
+    let (refused, status) = ask(Method::PATCH, format!("{pods}/theirs/status"), running).await;
+    assert_eq!(refused, StatusCode::FORBIDDEN);
+    let why = "node \"n1\" can only update pod status for pods with spec.nodeName set to itself";
+    assert_eq!(status["message"], format!("pods \"theirs\" is forbidden: {why}"));
+    assert_eq!(code(Method::DELETE, format!("{pods}/theirs"), Value::Null).await, StatusCode::FORBIDDEN);
+
+    let nodes = "/api/v1/nodes";
+    let named = |name: &str, labels: Value| json!({"metadata": {"name": name, "labels": labels}});
+    assert_eq!(code(Method::POST, nodes.to_owned(), named("n2", json!({}))).await, StatusCode::FORBIDDEN);
+    let role = json!({"node-role.kubernetes.io/control-plane": ""});
+    assert_eq!(code(Method::POST, nodes.to_owned(), named("n1", role)).await, StatusCode::FORBIDDEN);
+    let plain = json!({"kubernetes.io/hostname": "n1", "coracle.dev/runtime": "wasm"});
+    assert_eq!(code(Method::POST, nodes.to_owned(), named("n1", plain)).await, StatusCode::CREATED);
+    let free = json!({"spec": {"taints": null}});
+    assert_eq!(code(Method::PATCH, format!("{nodes}/n1"), free).await, StatusCode::FORBIDDEN);
+    assert_eq!(code(Method::PATCH, format!("{nodes}/n1/status"), json!({"status": {}})).await, StatusCode::OK);
+}

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::ApiServer;
+use super::audit::Peer;
 use super::auth::User;
 use super::auth::pki::{Credentials, Pki};
 use super::auth::tokens::Tokens;
@@ -80,7 +81,7 @@ impl Door {
             let acceptor = self.acceptor.clone();
             let (router, holders, watcher) = (router.clone(), holders.clone(), graceful.watcher());
             tokio::spawn(async move {
-                if let Err(error) = connection(stream, acceptor, router, holders, watcher).await {
+                if let Err(error) = connection((stream, peer), acceptor, router, holders, watcher).await {
                     tracing::debug!(%peer, error = format!("{error:#}"), "connection ended");
                 }
                 drop(permit);
@@ -107,7 +108,7 @@ impl Holders {
 }
 
 async fn connection(
-    stream: TcpStream,
+    (stream, address): (TcpStream, SocketAddr),
     acceptor: TlsAcceptor,
     router: Router,
     holders: Holders,
@@ -118,7 +119,7 @@ async fn connection(
     let peer = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).and_then(certificate_user);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let (router, peer, holders) = (router.clone(), peer.clone(), holders.clone());
-        async move { Ok::<_, std::convert::Infallible>(answer(router, peer, &holders, request).await) }
+        async move { Ok::<_, std::convert::Infallible>(answer(router, peer, address, &holders, request).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE);
@@ -132,7 +133,13 @@ async fn connection(
     watcher.watch(connection.into_owned()).await.map_err(|error| anyhow::anyhow!(error))
 }
 
-async fn answer(router: Router, peer: Option<User>, holders: &Holders, request: Request<Incoming>) -> Response<Body> {
+async fn answer(
+    router: Router,
+    peer: Option<User>,
+    address: SocketAddr,
+    holders: &Holders,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
     let bearer = parts.headers.remove(header::AUTHORIZATION);
     let user = match (peer, bearer.as_ref().map(|value| value.to_str().ok().and_then(|v| v.strip_prefix("Bearer ")))) {
@@ -144,6 +151,7 @@ async fn answer(router: Router, peer: Option<User>, holders: &Holders, request: 
         },
     };
     parts.extensions.insert(user);
+    parts.extensions.insert(Peer(address));
     match router.oneshot(Request::from_parts(parts, Body::new(body))).await {
         Ok(response) => response,
         Err(never) => match never {},

@@ -13,6 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_util::sync::CancellationToken;
 
 use super::kubeconfig::{Access, merge};
+use crate::apiserver::audit::Audit;
 use crate::apiserver::auth::User;
 use crate::apiserver::auth::accounts::AccountKey;
 use crate::apiserver::auth::pki::{Pki, create_private_dir, write_private};
@@ -27,7 +28,6 @@ use crate::scheduler;
 use crate::store::{RedbStore, Store};
 
 /// What a server is made from.
-#[derive(Debug)]
 pub struct ServerConfig {
     pub data_dir: PathBuf,
     pub api_addr: SocketAddr,
@@ -35,6 +35,8 @@ pub struct ServerConfig {
     pub names: Vec<String>,
     pub service_cidr: Ipv4Net,
     pub pod_cidr: Ipv4Net,
+    /// Who is told of requests.
+    pub audit: Option<Arc<Audit>>,
 }
 
 /// Runs the server until `stop`.
@@ -53,6 +55,7 @@ pub async fn serve(config: ServerConfig, stop: CancellationToken) -> Result<()> 
     api_config.account_key = Some(AccountKey::open(&config.data_dir.join("pki/sa.key"))?);
     api_config.ca_pem = pki.ca_pem.clone();
     api_config.proxy_identity = Some(pki.front_proxy.clone());
+    api_config.audit = config.audit.clone();
     let api = ApiServer::start(api_config).await.context("cannot start the API server")?;
     let join = JoinConfig {
         pki: pki.clone(),
@@ -85,6 +88,9 @@ pub async fn serve(config: ServerConfig, stop: CancellationToken) -> Result<()> 
     let _ = serving.await;
     let _ = scheduler.await;
     drop(controllers);
+    if let Some(audit) = config.audit {
+        audit.flush().await;
+    }
     store.close().await;
     if failed { bail!("a controller failed; its panic is in the log above") } else { Ok(()) }
 }

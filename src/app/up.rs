@@ -30,6 +30,8 @@ pub struct UpConfig {
     pub ingress_addr: SocketAddr,
     pub kubeconfig: PathBuf,
     pub images: PathBuf,
+    /// More flags of the server, passed on as they were given.
+    pub server_flags: Vec<String>,
     /// More flags of the nodes, passed on as they were given.
     pub node_flags: Vec<String>,
     pub service_cidr: Ipv4Net,
@@ -159,7 +161,7 @@ fn server_program(config: &UpConfig) -> Program {
         "--pod-cidr".to_owned(),
         config.pod_cidr.to_string(),
     ]);
-    program(config, "server", args.collect())
+    program(config, "server", args.chain(config.server_flags.iter().cloned()).collect())
 }
 
 fn node_program(config: &UpConfig, number: u16) -> Program {

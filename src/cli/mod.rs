@@ -5,6 +5,7 @@
 
 pub mod apply;
 mod artifact;
+mod audit;
 pub mod check;
 pub mod compile_module;
 pub mod completion;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 
+use super::audit::AuditFlags;
 use super::{block_on, cores};
 use crate::app::server::{ServerConfig, serve};
 
@@ -26,6 +27,8 @@ pub struct Args {
     /// The addresses of pods; each node gets a /18 of it.
     #[arg(long, value_name = "CIDR", default_value = "127.64.0.0/11")]
     pod_cidr: Ipv4Net,
+    #[command(flatten)]
+    audit: AuditFlags,
     /// Stop when standard input ends.
     #[arg(long, hide = true)]
     supervised: bool,
@@ -39,6 +42,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         names: args.tls_san,
         service_cidr: args.service_cidr,
         pod_cidr: args.pod_cidr,
+        audit: args.audit.open()?,
     };
     block_on(cores(), async move {
         let stop = crate::app::stop_on_signal()?;

@@ -8,6 +8,7 @@ use anyhow::Result;
 use ipnet::Ipv4Net;
 use tokio_util::sync::CancellationToken;
 
+use super::audit::AuditFlags;
 use super::image_gc::ImageGcFlags;
 use super::node::DOCKER;
 use super::progress::Progress;
@@ -60,6 +61,8 @@ pub struct Args {
     /// The addresses of pods; each node gets a /18 of it [default: 127.64.0.0/11, with --docker 100.96.0.0/11].
     #[arg(long, value_name = "CIDR")]
     pod_cidr: Option<Ipv4Net>,
+    #[command(flatten)]
+    audit: AuditFlags,
     /// Below what nodes evict pods [default: memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<2.5%].
     #[arg(long, value_name = "SIGNAL<AMOUNT", value_parser = thresholds)]
     eviction_hard: Option<String>,
@@ -101,6 +104,7 @@ pub fn run(args: Args) -> Result<()> {
         kubeconfig: args.kubeconfig.map_or_else(kubeconfig::default_path, Ok)?,
         images: std::path::absolute(args.images)?,
         node_flags: [args.registries.checked_flags()?, args.image_gc.checked_flags()?, eviction, docker].concat(),
+        server_flags: args.audit.checked_flags()?,
         service_cidr: args.service_cidr.unwrap_or(service_cidr),
         pod_cidr: args.pod_cidr.unwrap_or(pod_cidr),
     };

@@ -27,6 +27,7 @@ mod node_lifecycle;
 mod nodes;
 mod pod_gc;
 mod pods;
+mod policy_status;
 mod rank;
 mod replica_set;
 mod resources;
@@ -204,6 +205,13 @@ pub static CONTROLLERS: &[Controller] = &[
         },
     },
     Controller { name: "apiservice-status", start: |cluster, _| Box::pin(api_services::run(cluster)) },
+    Controller {
+        name: "validatingadmissionpolicy-status",
+        start: |cluster, _| {
+            let controller = policy_status::PolicyStatuses::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, 1))
+        },
+    },
     Controller { name: "garbage", start: |cluster, _| Box::pin(garbage::run(cluster)) },
     Controller {
         name: "node-lifecycle",

@@ -3,6 +3,7 @@
 //! Each test has a cluster of its own, on free ports, in a directory of its own. Waiting is always for a
 //! condition with a deadline.
 
+mod admission;
 mod apply;
 mod autoscaler;
 mod certificates;
@@ -10,6 +11,7 @@ mod cli;
 mod clients;
 mod compile;
 mod corpus;
+mod custom;
 mod faults;
 mod guests;
 mod harness;

@@ -1,7 +1,7 @@
 //! On whose behalf something is written, and what those who have a say in it have to say.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use serde_json::{Map, Value, json};
 
@@ -61,7 +61,7 @@ pub enum Through<'a> {
     /// The object itself.
     Itself,
     /// An object of another type, which the request is all about: a Binding, an Eviction.
-    Instead(Expected<'a>),
+    Instead(&'a Expected<'a>),
     /// A part of the object, under another type: a Scale.
     Part(&'a dyn View),
 }
@@ -146,6 +146,8 @@ fn propagation(policy: Propagation) -> &'static str {
 pub struct Said {
     warnings: Mutex<Vec<String>>,
     annotations: Mutex<BTreeMap<String, String>>,
+    /// Of an object whose name is not in the URL.
+    object_name: OnceLock<String>,
 }
 
 /// More than these of one request are not kept.
@@ -170,6 +172,17 @@ impl Said {
 
     pub fn take_warnings(&self) -> Vec<String> {
         std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Notes the name of an object that is not in the URL.
+    pub fn name_object(&self, name: &str) {
+        if !name.is_empty() {
+            let _ = self.object_name.set(name.to_owned());
+        }
+    }
+
+    pub fn object_name(&self) -> Option<&str> {
+        self.object_name.get().map(String::as_str)
     }
 
     pub fn annotations(&self) -> BTreeMap<String, String> {

@@ -3,10 +3,13 @@
 
 use std::sync::Arc;
 
+use super::policies::Policy;
 use super::webhooks::Webhook;
 use crate::apiserver::derived::{Derived, objects};
 use crate::kinds::admission::GROUP;
 use crate::kinds::admission::mutating_webhook_configuration::MutatingWebhookConfiguration;
+use crate::kinds::admission::validating_admission_policy::ValidatingAdmissionPolicy;
+use crate::kinds::admission::validating_admission_policy_binding::ValidatingAdmissionPolicyBinding;
 use crate::kinds::admission::validating_webhook_configuration::ValidatingWebhookConfiguration;
 use crate::store::Store;
 
@@ -15,6 +18,7 @@ use crate::store::Store;
 pub struct InForce {
     pub mutating: Vec<Webhook>,
     pub validating: Vec<Webhook>,
+    pub policies: Vec<Policy>,
 }
 
 /// [`InForce`] as of the last write of a configuration.
@@ -24,5 +28,9 @@ pub fn registered(store: Arc<dyn Store>) -> Registered {
     Derived::new(store, GROUP, |store| InForce {
         mutating: objects(store, &MutatingWebhookConfiguration).iter().flat_map(Webhook::all).collect(),
         validating: objects(store, &ValidatingWebhookConfiguration).iter().flat_map(Webhook::all).collect(),
+        policies: Policy::all(
+            &objects(store, &ValidatingAdmissionPolicy),
+            &objects(store, &ValidatingAdmissionPolicyBinding),
+        ),
     })
 }

@@ -3,14 +3,15 @@
 //! First a list of plugins, upstream's names and order. A plugin looks at other objects (in the store, in
 //! memory: no plugin waits) and changes the new object or refuses it. What a kind can decide from the
 //! object alone is not here but in `kinds`. Then whoever else has a say, if the cluster's objects name
-//! them: mutating [`webhooks`], and when nothing changes any more, validating ones. With none of
-//! these, asking them costs a pointer.
+//! them: mutating [`webhooks`]; and when nothing changes any more, [`pod_security`], [`policies`] and
+//! validating webhooks. With none of these, asking them costs a pointer.
 //!
 //! A plugin is part of the server and holds for its own writes, too. The others are asked about
 //! requests only ([`Author`]), and never about the objects that configure them.
 
 pub mod author;
 mod certificate_subject;
+mod claim_resize;
 mod conditions;
 mod default_ingress_class;
 mod default_storage_class;
@@ -19,7 +20,10 @@ pub mod in_force;
 mod limit_ranger;
 mod matching;
 mod namespace_lifecycle;
+mod node_restriction;
 mod node_taint;
+mod pod_security;
+mod policies;
 mod priority;
 mod runtime_class;
 mod service_account;
@@ -36,6 +40,7 @@ use crate::kinds::Kind;
 use author::{Asker, Author, Through};
 
 pub use service_account::wait_for_prerequisites;
+pub use webhooks::review::user_info;
 
 /// What is being done to the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,9 +102,9 @@ impl<'a> Request<'a> {
     /// The type of the object that the request shows, were it one for `kind`.
     fn expected(&self, asker: &Asker<'a>, kind: &'a dyn Kind) -> Result<Expected<'a>, ApiError> {
         match asker.through {
-            Through::Itself => Expected::of(kind.info())
+            Through::Itself => Expected::of_kind(kind)
                 .ok_or_else(|| ApiError::internal(format!("the type {} is not known", kind.info().kind))),
-            Through::Instead(expected) => Ok(expected),
+            Through::Instead(expected) => Ok(expected.clone()),
             Through::Part(view) => Ok(view.expected()),
         }
     }
@@ -120,6 +125,7 @@ const CHAIN: &[Plugin] = &[
     default_ingress_class::admit,
     default_storage_class::admit,
     storage_protection::admit,
+    claim_resize::admit,
 ];
 
 /// Lets every plugin see `object`; for a deletion it is `Null`.
@@ -172,16 +178,20 @@ async fn mutate_beyond(
 /// Lets those refuse `object` who only look at it, when nothing changes any more.
 pub async fn validate(request: &Request<'_>, object: &Value) -> Result<(), ApiError> {
     let Some(asker) = asker(request) else { return Ok(()) };
+    node_restriction::validate(request, asker, object)?;
+    pod_security::validate(request, asker, object)?;
     let in_force = request.registry.registered.current();
-    if in_force.validating.is_empty() {
+    if in_force.validating.is_empty() && in_force.policies.is_empty() {
         return Ok(());
     }
     let Through::Part(view) = asker.through else {
+        policies::validate(&in_force.policies, request, asker, object)?;
         return Box::pin(webhooks::validate(&in_force.validating, request, asker, object)).await;
     };
-    let old = request.old.map(|old| view.show(old));
+    let (part, old) = (view.show(object), request.old.map(|old| view.show(old)));
     let shown = Request { old: old.as_ref(), ..*request };
-    Box::pin(webhooks::validate(&in_force.validating, &shown, asker, &view.show(object))).await
+    policies::validate(&in_force.policies, &shown, asker, &part)?;
+    Box::pin(webhooks::validate(&in_force.validating, &shown, asker, &part)).await
 }
 
 /// Who asks, if others than the plugins are to be asked about it.

@@ -83,7 +83,8 @@ pub fn remote(server: &ApiServer, parts: &Parts) -> Option<Remote> {
     let path = parts.uri.path();
     let mut names = path.strip_prefix("/apis/")?.split('/').filter(|name| !name.is_empty());
     let (group, version) = (names.next()?, names.next()?);
-    if served().any(|kind| kind.info().group == group && kind.info().version == version) {
+    let custom = server.registry.definitions.current();
+    if served(&custom).any(|kind| kind.info().group == group && kind.info().version == version) {
         return None;
     }
     let name = format!("{version}.{group}");
@@ -104,7 +105,7 @@ pub async fn answer(
     parts: Parts,
     body: Body,
 ) -> Result<Response, ApiError> {
-    authorize(&server.registry.policies.current(), user, &remote.target)?;
+    authorize(&server.registry.rights(), user, &remote.target)?;
     pass::pass(server, user, &remote, parts, body).await
 }
 

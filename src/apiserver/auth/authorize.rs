@@ -4,8 +4,12 @@
 //! (`nodes`), the paths that are everybody's, the roles ([`rbac`](super::rbac)). Nothing denies: who is
 //! not allowed by any is refused.
 
+use std::sync::Arc;
+
+use super::nodes::graph::Graph;
+use super::nodes::{self, Right};
 use super::rbac::policy::Policy;
-use super::{MASTERS, User, nodes};
+use super::{MASTERS, User};
 use crate::apiserver::status::ApiError;
 use crate::apiserver::target::Target;
 
@@ -13,21 +17,41 @@ use crate::apiserver::target::Target;
 /// well must be told even when its roles have been deleted.
 const PUBLIC: &[&str] = &["/healthz", "/livez", "/readyz", "/version", "/version/"];
 
+/// Who may do what now.
+#[derive(Clone, Default)]
+pub struct Rights {
+    pub policy: Arc<Policy>,
+    /// What nodes have to do with which objects; nothing, where there is none.
+    pub graph: Option<Arc<Graph>>,
+}
+
+impl Rights {
+    fn of_node(&self, node: &str, target: &Target) -> bool {
+        match nodes::judge(node, target) {
+            Right::Yes => true,
+            Right::No => false,
+            Right::IfReferenced(sort) => {
+                self.graph.as_ref().is_some_and(|graph| graph.refers(node, sort, &target.namespace, &target.name))
+            }
+        }
+    }
+}
+
 /// Why `user` may do what `target` says ("" where there is nothing to say); `None` where they may not.
-pub fn decide(policy: &Policy, user: &User, target: &Target) -> Option<String> {
+pub fn decide(rights: &Rights, user: &User, target: &Target) -> Option<String> {
     if user.in_group(MASTERS) {
         return Some(String::new());
     }
-    if user.node().is_some_and(|node| nodes::allows(node, target)) {
+    if user.node().is_some_and(|node| rights.of_node(node, target)) {
         return Some(String::new());
     }
     let public = !target.is_resource() && target.verb == "get" && PUBLIC.contains(&target.path.as_str());
-    policy.allows(user, target).or_else(|| public.then(String::new))
+    rights.policy.allows(user, target).or_else(|| public.then(String::new))
 }
 
-/// Lets `user` do what `target` says, or refuses in upstream's words.
-pub fn authorize(policy: &Policy, user: &User, target: &Target) -> Result<(), ApiError> {
-    decide(policy, user, target).map(|_| ()).ok_or_else(|| denied(user, target))
+/// Lets `user` do what `target` says, and says why; or refuses in upstream's words.
+pub fn authorize(rights: &Rights, user: &User, target: &Target) -> Result<String, ApiError> {
+    decide(rights, user, target).ok_or_else(|| denied(user, target))
 }
 
 fn denied(user: &User, target: &Target) -> ApiError {
@@ -56,7 +80,7 @@ mod tests {
 
     #[test]
     fn strangers_may_only_ask_how_the_server_is() {
-        let policy = Policy::default();
+        let policy = Rights::default();
         let path = |path: &str| Target::plain(&http::Method::GET, path);
         assert!(authorize(&policy, &User::anonymous(), &path("/healthz")).is_ok());
         let error = authorize(&policy, &User::anonymous(), &path("/metrics")).err().map(|e| e.message().to_owned());

@@ -5,8 +5,7 @@
 
 use http::HeaderMap;
 
-use super::authorize::authorize;
-use super::rbac::policy::Policy;
+use super::authorize::{Rights, authorize};
 use super::{AUTHENTICATED, User};
 use crate::apiserver::status::ApiError;
 use crate::apiserver::target::Target;
@@ -17,7 +16,7 @@ const UID: &str = "impersonate-uid";
 const EXTRA: &str = "impersonate-extra-";
 
 /// Who the request is to be judged as: the user themself, or whom they act as.
-pub fn impersonate(policy: &Policy, user: User, headers: &HeaderMap) -> Result<User, ApiError> {
+pub fn impersonate(rights: &Rights, user: User, headers: &HeaderMap) -> Result<User, ApiError> {
     let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let name = headers.get(USER).map(text).unwrap_or_default();
     let mut groups: Vec<String> = headers.get_all(GROUP).iter().map(text).collect();
@@ -43,7 +42,7 @@ pub fn impersonate(policy: &Policy, user: User, headers: &HeaderMap) -> Result<U
             name: name.into(),
             ..Target::default()
         };
-        authorize(policy, &user, &target)
+        authorize(rights, &user, &target).map(|_| ())
     };
     let account = name.strip_prefix("system:serviceaccount:").and_then(|account| account.split_once(':'));
     match account {
@@ -85,18 +84,19 @@ mod tests {
     use http::HeaderValue;
     use serde_json::json;
 
-    use super::super::rbac::policy::Objects;
+    use super::super::rbac::policy::{Objects, Policy};
     use super::*;
 
-    fn policy() -> Policy {
-        Policy::new(&Objects {
+    fn rights() -> Rights {
+        let policy = Policy::new(&Objects {
             cluster_roles: vec![json!({"metadata": {"name": "as"}, "rules": [
                 {"apiGroups": [""], "resources": ["users"], "resourceNames": ["max"], "verbs": ["impersonate"]},
                 {"apiGroups": ["authentication.k8s.io"], "resources": ["userextras/scopes"], "verbs": ["impersonate"]}]})],
             cluster_role_bindings: vec![json!({"metadata": {"name": "as"},
                 "roleRef": {"kind": "ClusterRole", "name": "as"}, "subjects": [{"kind": "User", "name": "jo"}]})],
             ..Objects::default()
-        })
+        });
+        Rights { policy: policy.into(), graph: None }
     }
 
     fn ask(user: User, headers: &[(&'static str, &'static str)]) -> Result<User, ApiError> {
@@ -104,7 +104,7 @@ mod tests {
         for (key, value) in headers {
             map.append(*key, HeaderValue::from_static(value));
         }
-        impersonate(&policy(), user, &map)
+        impersonate(&rights(), user, &map)
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub mod accounts;
 pub mod authorize;
 pub mod impersonate;
 pub mod issue;
-mod nodes;
+pub mod nodes;
 pub mod pki;
 pub mod rbac;
 pub mod tokens;

@@ -10,6 +10,7 @@ pub mod decoded;
 pub mod delete;
 pub mod encoding;
 pub mod meta;
+pub mod outline;
 pub mod owners;
 pub mod update;
 
@@ -22,7 +23,10 @@ use super::admission::author::Author;
 use super::admission::in_force::{Registered, registered};
 use super::admission::{self, Operation, Request};
 use super::allocate::Allocator;
+use super::auth::authorize::Rights;
+use super::auth::nodes::graph::Graph;
 use super::auth::rbac::{Policies, policies};
+use super::definitions::Definitions;
 use super::fairness::Fairness;
 use super::limits::MAX_IN_FLIGHT;
 use super::quota::Ledger;
@@ -43,6 +47,8 @@ pub struct Registry {
     pub allocator: Allocator,
     /// Who may do what, as the stored roles say.
     pub policies: Policies,
+    /// What nodes have to do with which objects.
+    graph: Arc<Graph>,
     pub quotas: Ledger,
     /// Whose requests are answered first.
     pub fairness: Fairness,
@@ -50,6 +56,8 @@ pub struct Registry {
     /// Who else has a say in what is written.
     pub registered: Registered,
     pub decoded: Decoded,
+    /// The kinds that users have made.
+    pub definitions: Definitions,
 }
 
 /// One object's place.
@@ -94,16 +102,24 @@ impl Registry {
         let webhooks = Webhooks::new(store.clone());
         let registered = registered(store.clone());
         let fairness = Fairness::new(store.clone(), MAX_IN_FLIGHT);
+        let graph = Arc::new(Graph::new(store.clone()));
         Self {
             store,
             allocator,
             policies,
+            graph,
             quotas: Ledger::default(),
             webhooks,
             registered,
             decoded: Decoded::default(),
             fairness,
+            definitions: Definitions::default(),
         }
+    }
+
+    /// Who may do what now.
+    pub fn rights(&self) -> Rights {
+        Rights { policy: self.policies.current(), graph: Some(self.graph.clone()) }
     }
 
     pub fn entry(&self, place: Place<'_>) -> Result<Entry, ApiError> {
@@ -228,7 +244,7 @@ impl Registry {
 
 /// Leases and Events cost nothing when lost; everything else is on the disk before it is acknowledged.
 fn durability(info: &KindInfo) -> Durability {
-    match info.plural {
+    match info.own_plural() {
         "leases" | "events" => Durability::Eventual,
         _ => Durability::Synced,
     }

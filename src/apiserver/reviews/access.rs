@@ -19,7 +19,7 @@ pub fn review(call: &Call, kind: &str, review: &Value) -> Result<Value, ApiError
     refuse(AUTHORIZATION, &validate(review, own, namespace))?;
     let spec = &review["spec"];
     let user = if own { call.user.clone() } else { subject(spec) };
-    let decision = decide(&call.server.registry.policies.current(), &user, &target(spec));
+    let decision = decide(&call.server.registry.rights(), &user, &target(spec));
     let mut status = json!({"allowed": decision.is_some()});
     if let Some(reason) = decision.filter(|reason| !reason.is_empty()) {
         status["reason"] = reason.into();

@@ -9,6 +9,7 @@ use crate::apiserver::options::WriteOptions;
 use crate::apiserver::reply::Look;
 use crate::apiserver::status::ApiError;
 use crate::apiserver::{body, hooks};
+use crate::kinds::meta as kmeta;
 
 pub async fn create(call: &Call, body: Body) -> Result<Response, ApiError> {
     let look = Look::of_objects(&call.headers, &call.query)?;
@@ -16,6 +17,7 @@ pub async fn create(call: &Call, body: Body) -> Result<Response, ApiError> {
     let mut decoded = body::object(body, &call.headers, call.kind, options.field_validation).await?;
     let mut warnings = decoded.warnings;
     call.sign_as_requester(&mut decoded.object);
+    call.said.name_object(kmeta::text(&decoded.object, "name"));
     call.guard(&decoded.object, None)?;
     let written =
         call.server.registry.create(call.kind, &call.target.namespace, decoded.object, &call.author(&options)).await?;

@@ -43,7 +43,7 @@ use super::registry::owners::Owner;
 use super::registry::update::Lane;
 use super::reply;
 use super::reviews;
-use super::status::ApiError;
+use super::status::{ApiError, Details};
 use super::target::Target;
 use crate::kinds::Kind;
 use crate::kinds::certificate_signing_request::CertificateSigningRequest;
@@ -103,7 +103,7 @@ impl Call {
         expected: &Expected<'_>,
         object: &mut Value,
     ) -> Result<(), ApiError> {
-        let asker = self.asker(Options::Write(options), Through::Instead(*expected));
+        let asker = self.asker(Options::Write(options), Through::Instead(expected));
         let author = Author { owner: Owner::Unchanged, dry_run: options.dry_run, asker: Some(asker) };
         let registry = &self.server.registry;
         let request = admission::Request { registry, place: self.place(), operation, old: None, author: &author };
@@ -137,7 +137,7 @@ impl Call {
     /// Whether the user may also make the object: by a verb that makes it where it is not there.
     fn may_create(&self) -> Result<(), ApiError> {
         let target = Target { verb: "create".into(), ..self.target.clone() };
-        authorize(&self.server.registry.policies.current(), &self.user, &target)
+        authorize(&self.server.registry.rights(), &self.user, &target).map(|_| ())
     }
 
     fn lane(&self) -> Lane {
@@ -153,6 +153,9 @@ fn program(agent: Option<&str>) -> String {
 
 /// Said with every answer about an API that upstream has deprecated.
 fn deprecation(kind: &dyn Kind) -> Option<&'static str> {
+    if kind.custom().is_some() {
+        return kind.deprecation();
+    }
     match (kind.info().group, kind.info().plural) {
         ("", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
         ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
@@ -184,6 +187,10 @@ async fn dispatch(call: Call, body: Body) -> Result<Response, ApiError> {
         return reviews::answer(&call, body).await;
     }
     let target = &call.target;
+    if target.verb == "create" && call.server.registry.definitions.current().is_terminating(call.kind) {
+        let why = "create not allowed while custom resource definition is terminating";
+        return Err(ApiError::new(405, "MethodNotAllowed", why).with_details(Details::default()));
+    }
     match (&*target.verb, target.subresource.as_str()) {
         ("get", "" | "status" | "approval") => get::get(&call),
         ("list", "") => list::list(&call),

@@ -21,7 +21,9 @@ mod tests;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use kube_cel::cel::Value;
+pub use kube_cel::cel::Value;
+/// What an expression comes to.
+pub use kube_cel::cel::Value as Evaluated;
 use kube_cel::cel::common::ast::{EntryExpr, Expr, IdedExpr};
 use kube_cel::cel::parser::Parser;
 
