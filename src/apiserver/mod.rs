@@ -268,7 +268,8 @@ async fn answer(server: ApiServer, request: Request<Body>, said: Arc<Said>) -> R
         return presence::attend(&server, &user, node, body).await;
     }
     if let Some(remote) = aggregate::remote(&server, &parts) {
-        return aggregate::answer(&server, &user, remote, parts, body).await;
+        let limits = server.limits.clone();
+        return limits.run(true, aggregate::answer(&server, &user, remote, parts, body)).await?;
     }
     if !is_resource_path(path) {
         let target = Target::plain(&parts.method, path);
