@@ -176,6 +176,8 @@ pub static KINDS: &[&dyn Kind] = &[
     &volume_attributes_class::VolumeAttributesClass,
     &pod_disruption_budget::PodDisruptionBudget,
     &priority_class::PriorityClass,
+    &admission::mutating_admission_policy::MutatingAdmissionPolicy,
+    &admission::mutating_admission_policy_binding::MutatingAdmissionPolicyBinding,
     &admission::mutating_webhook_configuration::MutatingWebhookConfiguration,
     &admission::validating_admission_policy::ValidatingAdmissionPolicy,
     &admission::validating_admission_policy_binding::ValidatingAdmissionPolicyBinding,

@@ -72,8 +72,10 @@ fn serve(stream: &mut (impl Read + Write), answer: fn(&str, &Value) -> Value) {
         let review: Value = serde_json::from_slice(&body).expect("a review");
         let mut response = answer(path.trim_start_matches('/'), &review["request"]);
         response["uid"] = review["request"]["uid"].clone();
-        let text = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}).to_string();
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", text.len());
+        let text =
+            json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}).to_string();
+        let head =
+            format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", text.len());
         let stream = reader.get_mut();
         if stream.write_all(format!("{head}{text}").as_bytes()).and_then(|()| stream.flush()).is_err() {
             return;
@@ -150,18 +152,34 @@ fn webhooks_policies_and_pod_security_have_their_say() {
         says("apply -f -", Some(POLICY), true, &["named.example.com created", "named created"]);
         says("get validatingadmissionpolicies", None, true, &["VALIDATIONS", "named.example.com", "<unset>"]);
         says("create namespace strict", None, true, &["created"]);
-        says("label namespace strict strict=yes pod-security.kubernetes.io/enforce=restricted", None, true, &["labeled"]);
-        says("create deployment any --image=hello:1 -n strict", None, false, &[
-            "ValidatingAdmissionPolicy 'named.example.com' with binding 'named' denied request: whose is any?",
-        ]);
+        says(
+            "label namespace strict strict=yes pod-security.kubernetes.io/enforce=restricted",
+            None,
+            true,
+            &["labeled"],
+        );
+        says(
+            "create deployment any --image=hello:1 -n strict",
+            None,
+            false,
+            &["ValidatingAdmissionPolicy 'named.example.com' with binding 'named' denied request: whose is any?"],
+        );
         says("delete validatingadmissionpolicybinding named", None, true, &["deleted"]);
-        says("create deployment any --image=hello:1 -n strict", None, true, &[
-            "Warning: would violate PodSecurity \"restricted:latest\": allowPrivilegeEscalation != false",
-        ]);
-        says("run one --image=hello:1 -n strict", None, false, &[
-            "pods \"one\" is forbidden: violates PodSecurity \"restricted:latest\"",
-            "runAsNonRoot != true (pod or container \"one\" must set securityContext.runAsNonRoot=true)",
-        ]);
+        says(
+            "create deployment any --image=hello:1 -n strict",
+            None,
+            true,
+            &["Warning: would violate PodSecurity \"restricted:latest\": allowPrivilegeEscalation != false"],
+        );
+        says(
+            "run one --image=hello:1 -n strict",
+            None,
+            false,
+            &[
+                "pods \"one\" is forbidden: violates PodSecurity \"restricted:latest\"",
+                "runAsNonRoot != true (pod or container \"one\" must set securityContext.runAsNonRoot=true)",
+            ],
+        );
         says("run one --image=hello:1", None, true, &["created"]);
     }
 }
@@ -189,7 +207,10 @@ rules:
         let made = events.find(|event| event["verb"] == "create" && event["objectRef"]["name"] == "told");
         made.ok_or(text)
     });
-    assert_eq!((&made["user"]["username"], &made["impersonatedUser"]["username"]), (&json!("coracle-admin"), &json!("jo")));
+    assert_eq!(
+        (&made["user"]["username"], &made["impersonatedUser"]["username"]),
+        (&json!("coracle-admin"), &json!("jo"))
+    );
     assert_eq!((&made["requestObject"]["data"]["a"], &made["responseStatus"]["code"]), (&json!("b"), &json!(201)));
     assert_eq!((&made["sourceIPs"], &made["stage"]), (&json!(["127.0.0.1"]), &json!("ResponseComplete")));
     let lines = std::fs::read_to_string(&log).expect("a log");
