@@ -17,11 +17,12 @@
 //! | room | owns | imports |
 //! |---|---|---|
 //! | [`wire`] | the HTTP body, the call and its errors: the nouns that rooms hand to each other | nothing |
-//! | [`kinds`] | the rules of each Kubernetes kind, pure | nothing |
+//! | [`cel`] | CEL: the expressions that users write, evaluated within a budget | nothing |
+//! | [`kinds`] | the rules of each Kubernetes kind, pure | `cel` |
 //! | [`store`] | bytes and revisions; knows no Kubernetes | nothing |
 //! | [`oci`] | registries: pulling, pushing, what was pulled; knows no pods | nothing |
 //! | [`telemetry`] | logging set-up, process metrics | nothing |
-//! | [`apiserver`] | the Kubernetes API over a store | `kinds`, `store` |
+//! | [`apiserver`] | the Kubernetes API over a store | `cel`, `kinds`, `store` |
 //! | [`client`] | a `kube::Client` from a router, a kubeconfig or node credentials | nothing |
 //! | [`reconcile`] | shared watches, the planner's kit | `client` |
 //! | [`controllers`] | one file a controller | `reconcile`, `kinds` |
@@ -35,6 +36,7 @@
 
 pub mod apiserver;
 pub mod app;
+pub mod cel;
 pub mod cli;
 pub mod client;
 pub mod controllers;

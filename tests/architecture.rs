@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 /// Each room and the rooms that it may name. `src/lib.rs` shows the same table to readers.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("wire", &[]),
-    ("kinds", &[]),
+    ("cel", &[]),
+    ("kinds", &["cel"]),
     ("store", &[]),
     ("oci", &[]),
     ("telemetry", &[]),
     ("client", &[]),
-    ("apiserver", &["kinds", "store"]),
+    ("apiserver", &["cel", "kinds", "store"]),
     ("reconcile", &["client"]),
     ("controllers", &["reconcile", "kinds"]),
     ("scheduler", &["reconcile", "kinds"]),
@@ -26,6 +27,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 
 const EVERY_ROOM: &[&str] = &[
     "wire",
+    "cel",
     "kinds",
     "store",
     "oci",

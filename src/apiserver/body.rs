@@ -37,7 +37,8 @@ pub async fn object(
     validation: FieldValidation,
 ) -> Result<Decoded, ApiError> {
     let bytes = read(body).await?;
-    codec::decode(&bytes, content_type(headers), kind.info(), validation).map_err(refused)
+    let expected = Expected::of_kind(kind).ok_or_else(|| unknown_type(kind))?;
+    codec::decode_as(&bytes, content_type(headers), &expected, validation).map_err(refused)
 }
 
 /// An object of another type than the URL's kind: a Binding, a Scale.
@@ -55,6 +56,11 @@ pub async fn expected(
 pub async fn delete_options(body: Body, headers: &HeaderMap) -> Result<Option<Value>, ApiError> {
     let bytes = read(body).await?;
     codec::decode_options(&bytes, content_type(headers)).map_err(refused)
+}
+
+/// A kind whose type is not in the table: a fault of the program.
+pub fn unknown_type(kind: &dyn Kind) -> ApiError {
+    ApiError::internal(format!("the type {} is not known", kind.info().kind))
 }
 
 fn refused(error: DecodeError) -> ApiError {

@@ -209,11 +209,9 @@ impl<'a> Entry<'a> {
         }
     }
 
-    fn order(&self) -> (usize, &'a str, std::cmp::Reverse<u32>, &'a str, &'a str) {
+    fn order(&self) -> (usize, &'a str, Priority, &'a str, &'a str) {
         let place = GROUP_ORDER.iter().position(|group| *group == self.group).unwrap_or(GROUP_ORDER.len());
-        // v2 before v1; among equals by text.
-        let number = self.version.trim_start_matches('v').parse().unwrap_or(0);
-        (place, self.group, std::cmp::Reverse(number), self.version, self.plural)
+        (place, self.group, priority(self.version), self.version, self.plural)
     }
 
     fn aggregated(&self) -> Value {
@@ -279,6 +277,25 @@ impl<'a> Entry<'a> {
     }
 }
 
+/// What comes first of a group's versions: releases before betas before alphas, newer before older, and
+/// names of another form last, by text.
+type Priority = (u8, std::cmp::Reverse<(u32, u32)>);
+
+fn priority(version: &str) -> Priority {
+    let numbers = |text: &str, word: &str| -> Option<(u32, u32)> {
+        let (major, minor) = text.split_once(word)?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    };
+    let found = version.strip_prefix('v').and_then(|text| {
+        let release = text.parse().ok().map(|major| (0, (major, 0)));
+        release
+            .or_else(|| numbers(text, "beta").map(|found| (1, found)))
+            .or_else(|| numbers(text, "alpha").map(|found| (2, found)))
+    });
+    let (stability, numbers) = found.unwrap_or((3, (0, 0)));
+    (stability, std::cmp::Reverse(numbers))
+}
+
 fn response_kind(group: &str, version: &str, kind: &str) -> Value {
     json!({"group": group, "version": version, "kind": kind})
 }
@@ -342,6 +359,15 @@ mod tests {
         assert_eq!(scale, &wanted);
         assert_eq!(discovery().resources("apps", "v9"), None);
         assert_eq!(discovery().group("none.example.com"), None);
+    }
+
+    #[test]
+    fn versions_come_in_upstreams_order() {
+        let mut versions =
+            ["foo10", "v1", "v3beta1", "v12alpha1", "v10", "foo1", "v11beta2", "v2", "v10beta3", "v11alpha2"];
+        versions.sort_by_key(|version| (priority(version), *version));
+        let wanted = ["v10", "v2", "v1", "v11beta2", "v10beta3", "v3beta1", "v12alpha1", "v11alpha2", "foo1", "foo10"];
+        assert_eq!(versions, wanted);
     }
 
     #[test]

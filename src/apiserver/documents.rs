@@ -28,7 +28,8 @@ pub async fn answer(
         return Ok(None);
     }
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    let discovery = Discovery::new(served().map(|kind| kind.info()));
+    let custom = server.registry.definitions.current();
+    let discovery = Discovery::new(served(&custom).map(|kind| kind.info()));
     let response = match parts.as_slice() {
         [] => reply::json_value(StatusCode::OK, &root(&discovery)),
         ["api"] | ["apis"] => groups(server, &discovery, parts == ["api"], headers)?,
@@ -48,12 +49,12 @@ pub async fn answer(
             response.headers_mut().insert(header::CONTENT_TYPE, JWKS);
             response
         }
-        ["openapi", "v3"] => openapi_document(headers, || Some(openapi::index()), TEXT).await?,
+        ["openapi", "v3"] => openapi_document(headers, move || Some(openapi::index(&custom)), TEXT).await?,
         ["openapi", "v3", rest @ ..] => {
             let path = rest.join("/");
-            openapi_document(headers, move || openapi::group_version(&path), JSON).await?
+            openapi_document(headers, move || openapi::group_version(&custom, &path), JSON).await?
         }
-        ["openapi", "v2"] => openapi_document(headers, || Some(openapi::v2()), JSON).await?,
+        ["openapi", "v2"] => openapi_document(headers, move || Some(openapi::v2(&custom)), JSON).await?,
         _ => return Ok(None),
     };
     Ok(Some(response))
@@ -127,14 +128,14 @@ fn tagged(headers: &HeaderMap, body: Bytes, tag: &str, content_type: HeaderValue
 /// falls back.
 async fn openapi_document(
     headers: &HeaderMap,
-    find: impl FnOnce() -> Option<&'static Document> + Send + 'static,
+    find: impl FnOnce() -> Option<Document> + Send + 'static,
     content_type: HeaderValue,
 ) -> Result<Response, ApiError> {
     negotiate(text_of(headers, header::ACCEPT), Accept::default()).ok_or_else(not_acceptable)?;
     // The first to ask has the documents built, which takes too long for a thread that serves others.
     let document = tokio::task::spawn_blocking(find).await.map_err(ApiError::internal)?;
     let document = document.ok_or_else(ApiError::no_path)?;
-    Ok(vary(tagged(headers, document.body.clone(), &document.etag, content_type)))
+    Ok(vary(tagged(headers, document.body, &document.etag, content_type)))
 }
 
 /// The paths that answer to GET.

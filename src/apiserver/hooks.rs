@@ -20,7 +20,7 @@ use crate::kinds::secret::Secret;
 use crate::kinds::service_account::ServiceAccount;
 
 pub async fn created(server: &ApiServer, kind: &dyn Kind, stored: &Stored) {
-    let plural = kind.info().plural;
+    let plural = kind.info().own_plural();
     if plural != "namespaces" && plural != "secrets" {
         return;
     }

@@ -14,8 +14,8 @@ pub mod audit;
 pub mod auth;
 mod body;
 mod bootstrap;
-pub mod cel;
 pub mod codec;
+mod definitions;
 mod derived;
 pub mod discovery;
 mod documents;
@@ -177,6 +177,8 @@ impl ApiServer {
             shutdown: CancellationToken::new(),
         }));
         bootstrap::run(&server).await?;
+        definitions::keep::settle(&server).await;
+        tokio::spawn(definitions::keep::run(server.clone()));
         tokio::spawn(expiry::run(server.clone()));
         tokio::spawn(quota::run(server.clone()));
         Ok(server)
@@ -218,7 +220,8 @@ async fn handle(State(server): State<ApiServer>, request: Request<Body>) -> Resp
     let Some(audit) = server.audit.clone() else {
         return answer(server, request, said).await.unwrap_or_else(IntoResponse::into_response);
     };
-    let (request, entry) = audit.begin(request, &said).await;
+    let custom = server.registry.definitions.current();
+    let (request, entry) = audit.begin(&custom, request, &said).await;
     let response = answer(server, request, said).await.unwrap_or_else(IntoResponse::into_response);
     match entry {
         Some(entry) => entry.end(response).await,
@@ -245,7 +248,8 @@ async fn answer(server: ApiServer, request: Request<Body>, said: Arc<Said>) -> R
         }
         return health::answer(&server, &parts.method, path).ok_or_else(ApiError::no_path);
     }
-    let (target, kind) = target::parse(&parts.method, path, query.bool("watch"))?;
+    let custom = server.registry.definitions.current();
+    let (target, kind) = target::parse(&custom, &parts.method, path, query.bool("watch"))?;
     note(&server, &said, permit(&rights, &user, &target, query.get("fieldSelector")))?;
     let limits = server.limits.clone();
     let long = target.is_long_running();
@@ -298,6 +302,8 @@ fn is_resource_path(path: &str) -> bool {
     }
 }
 
+#[cfg(test)]
+mod custom_tests;
 #[cfg(test)]
 mod rights_tests;
 #[cfg(test)]

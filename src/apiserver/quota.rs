@@ -83,7 +83,7 @@ impl Ledger {
         old: Option<&Value>,
     ) -> Result<Option<Charge>, ApiError> {
         let info = place.info();
-        if !info.namespaced || info.plural == "events" {
+        if !info.namespaced || info.own_plural() == "events" {
             return Ok(None);
         }
         let quotas = quotas(registry, place.namespace)?;
@@ -246,7 +246,9 @@ async fn count(registry: &Registry, namespace: &str) {
 fn total(registry: &Registry, quota: &Value, namespace: &str) -> Result<Value, ApiError> {
     let names = hard(quota);
     let mut used = Usage::new();
-    for kind in KINDS.iter().copied().filter(|kind| kind.info().namespaced) {
+    let custom = registry.definitions.current();
+    let kinds = KINDS.iter().copied().chain(custom.kinds());
+    for kind in kinds.filter(|kind| kind.info().namespaced) {
         let info = kind.info();
         let concerned = names.keys().any(|name| quota::concerns(info.group, info.plural, name));
         if concerned {

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use http::Method;
 
+use super::definitions::Table;
 use super::status::ApiError;
 use super::{measured, reviews};
 use crate::kinds::{KINDS, Kind};
@@ -59,21 +60,33 @@ fn plain_verb(method: &Method) -> &'static str {
     }
 }
 
-/// Every kind that is served: those that are stored, those that are measured, those that are answered.
-pub fn served() -> impl Iterator<Item = &'static dyn Kind> {
+/// Every kind that is served whatever users have made: those that are stored, those that are measured,
+/// those that are answered.
+fn built_in() -> impl Iterator<Item = &'static dyn Kind> {
     KINDS.iter().chain(measured::KINDS).chain(reviews::KINDS).copied()
 }
 
+/// Every kind that is served.
+pub fn served(custom: &Table) -> impl Iterator<Item = &'static dyn Kind> {
+    built_in().chain(custom.kinds())
+}
+
 /// The kind that serves `group`/`version`/`plural`.
-pub fn find_kind(group: &str, version: &str, plural: &str) -> Option<&'static dyn Kind> {
-    served().find(|kind| {
+fn find_kind(custom: &Table, group: &str, version: &str, plural: &str) -> Option<&'static dyn Kind> {
+    let found = built_in().find(|kind| {
         let info = kind.info();
         info.plural == plural && info.group == group && info.version == version
-    })
+    });
+    found.or_else(|| custom.find(group, version, plural).map(|served| served.kind as &'static dyn Kind))
 }
 
 /// Parses a path below `/api/v1` or `/apis/<group>/<version>`. `watching` is the query's `watch`.
-pub fn parse(method: &Method, path: &str, watching: bool) -> Result<(Target, &'static dyn Kind), ApiError> {
+pub fn parse(
+    custom: &Table,
+    method: &Method,
+    path: &str,
+    watching: bool,
+) -> Result<(Target, &'static dyn Kind), ApiError> {
     let parts: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(unescape).collect();
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let (group, version, rest) = match parts.as_slice() {
@@ -81,7 +94,7 @@ pub fn parse(method: &Method, path: &str, watching: bool) -> Result<(Target, &'s
         ["apis", group, version, rest @ ..] if !group.is_empty() => (*group, *version, rest),
         _ => return Err(ApiError::no_path()),
     };
-    if !served().any(|kind| kind.info().group == group) {
+    if !built_in().any(|kind| kind.info().group == group) && !custom.has_group(group) {
         return Err(ApiError::no_path());
     }
     let (old_watch, rest) = match rest {
@@ -106,7 +119,7 @@ pub fn parse(method: &Method, path: &str, watching: bool) -> Result<(Target, &'s
         [resource, name, subresource] => (*resource, *name, *subresource),
         _ => return Err(ApiError::no_resource()),
     };
-    let kind = find_kind(group, version, resource).ok_or_else(ApiError::no_resource)?;
+    let kind = find_kind(custom, group, version, resource).ok_or_else(ApiError::no_resource)?;
     let info = kind.info();
     if (namespace.is_some() && !info.namespaced) || (namespace.is_none() && info.namespaced && !name.is_empty()) {
         return Err(ApiError::no_resource());
@@ -216,7 +229,7 @@ mod tests {
         ];
         for (method, path, want) in cases {
             let method = Method::from_bytes(method.as_bytes()).expect("a method");
-            let got = match parse(&method, path, false) {
+            let got = match parse(&Table::default(), &method, path, false) {
                 Ok((t, _)) => {
                     let tail = if t.subresource.is_empty() { String::new() } else { format!("/{}", t.subresource) };
                     format!("{} {}/{}/{}{tail}", t.verb, t.resource, t.namespace, t.name)
@@ -229,7 +242,7 @@ mod tests {
 
     #[test]
     fn unknown_groups_are_unknown_paths() {
-        let error = parse(&Method::GET, "/apis/none.example.com/v1/things", false).err();
+        let error = parse(&Table::default(), &Method::GET, "/apis/none.example.com/v1/things", false).err();
         assert_eq!(error.map(|e| e.message().to_owned()), Some("404 page not found\n".to_owned()));
     }
 }

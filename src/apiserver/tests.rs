@@ -67,7 +67,7 @@ impl Api {
     }
 
     /// The first `count` events of a watch.
-    async fn watch(&self, path: &str, count: usize) -> Vec<Value> {
+    pub async fn watch(&self, path: &str, count: usize) -> Vec<Value> {
         let request = Request::get(path).body(Body::empty()).expect("a request");
         let response = self.router().oneshot(request).await.expect("a router never fails");
         assert_eq!(response.status(), StatusCode::OK, "{path}");
@@ -216,7 +216,8 @@ fn collection(kind: &dyn Kind) -> String {
 
 #[tokio::test]
 async fn every_kind_takes_every_verb() {
-    for kind in KINDS.iter().copied() {
+    // A definition has its own rule for names, and gets conditions a moment later: `custom_tests`.
+    for kind in KINDS.iter().copied().filter(|kind| kind.info().group != "apiextensions.k8s.io") {
         let api = Api::start().await;
         let all = collection(kind);
         let one = format!("{all}/sample");
@@ -252,7 +253,7 @@ async fn every_kind_takes_every_verb() {
 
 #[tokio::test]
 async fn every_status_and_scale_has_its_endpoint() {
-    for kind in KINDS.iter().copied() {
+    for kind in KINDS.iter().copied().filter(|kind| kind.info().group != "apiextensions.k8s.io") {
         let api = Api::start().await;
         let all = collection(kind);
         api.post(&all, sample(kind)).await;

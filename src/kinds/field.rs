@@ -73,6 +73,8 @@ pub enum Shown {
     /// As it stands here. Upstream marshals its own structs, whose fields have another order and
     /// other names than the object's JSON.
     Text(String),
+    /// Not at all.
+    Nothing,
 }
 
 impl FieldError {
@@ -81,12 +83,13 @@ impl FieldError {
         let mut text = self.reason.words().to_owned();
         let shows_value =
             !matches!(self.reason, Reason::Required | Reason::Forbidden | Reason::TooLong | Reason::Internal);
-        if shows_value {
+        if shows_value && self.value != Shown::Nothing {
             text.push_str(": ");
             match &self.value {
                 Shown::Json(Value::String(value)) => text.push_str(&quote(value)),
                 Shown::Json(value) => text.push_str(&value.to_string()),
                 Shown::Text(value) => text.push_str(value),
+                Shown::Nothing => {}
             }
         }
         if !self.detail.is_empty() {
@@ -155,6 +158,12 @@ impl Errors {
         detail: impl Into<String>,
     ) {
         self.0.push(FieldError { reason, path: path.into(), value: Shown::Text(shown.into()), detail: detail.into() });
+    }
+
+    /// `invalid` that does not show the value, because it is too large to be of use.
+    pub fn omitted(&mut self, path: impl Into<String>, detail: impl Into<String>) {
+        let (reason, path, detail) = (Reason::Invalid, path.into(), detail.into());
+        self.0.push(FieldError { reason, path, value: Shown::Nothing, detail });
     }
 
     /// One `invalid` for each message.

@@ -21,6 +21,8 @@ pub mod cron_job;
 pub mod csi_driver;
 pub mod csi_node;
 pub mod csi_storage_capacity;
+pub mod custom;
+pub mod custom_resource_definition;
 pub mod daemon_set;
 pub mod deployment;
 pub mod diff;
@@ -37,6 +39,7 @@ pub mod job;
 pub mod lease;
 pub mod limit_range;
 pub mod meta;
+pub mod model;
 pub mod names;
 pub mod namespace;
 pub mod network_policy;
@@ -67,6 +70,7 @@ pub mod service;
 pub mod service_account;
 pub mod stateful_set;
 pub mod storage_class;
+pub mod structural;
 pub mod time;
 pub mod volume_attachment;
 pub mod volume_attributes_class;
@@ -75,6 +79,7 @@ pub mod workload;
 use serde_json::Value;
 
 use field::Errors;
+use model::Model;
 
 /// The static facts of one kind, as discovery tells them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +103,14 @@ pub struct KindInfo {
     pub storage: &'static str,
     /// Upstream's `storageVersionHash` in legacy discovery.
     pub storage_version_hash: &'static str,
+}
+
+impl KindInfo {
+    /// The resource name of a built-in kind, for rules that hold for it by name. Empty for a custom
+    /// resource: one that is called `services` is no Service.
+    pub fn own_plural(&self) -> &'static str {
+        if self.verbs == custom::VERBS { "" } else { self.plural }
+    }
 }
 
 /// A subresource as discovery tells it: `deployments/scale` has kind Scale of autoscaling/v1.
@@ -175,6 +188,7 @@ pub static KINDS: &[&dyn Kind] = &[
     &volume_attachment::VolumeAttachment,
     &volume_attributes_class::VolumeAttributesClass,
     &pod_disruption_budget::PodDisruptionBudget,
+    &custom_resource_definition::CustomResourceDefinition,
     &priority_class::PriorityClass,
     &admission::mutating_admission_policy::MutatingAdmissionPolicy,
     &admission::mutating_admission_policy_binding::MutatingAdmissionPolicyBinding,
@@ -229,6 +243,16 @@ impl ScalePaths {
 /// `meta` for every kind; these functions see to the rest.
 pub trait Kind: Send + Sync + 'static {
     fn info(&self) -> &'static KindInfo;
+
+    /// What gives the values of its objects their types.
+    fn model(&self) -> Option<Model> {
+        schema::lookup(self.info().schema).map(Model::Table)
+    }
+
+    /// The custom resource that this kind is, if it is one.
+    fn custom(&self) -> Option<&custom::Custom> {
+        None
+    }
 
     /// Fills in upstream's defaults. Idempotent.
     fn default(&self, _object: &mut Value) {}

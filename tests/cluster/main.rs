@@ -9,6 +9,7 @@ mod autoscaler;
 mod cli;
 mod compile;
 mod corpus;
+mod custom;
 mod faults;
 mod guests;
 mod harness;

@@ -61,7 +61,7 @@ pub enum Through<'a> {
     /// The object itself.
     Itself,
     /// An object of another type, which the request is all about: a Binding, an Eviction.
-    Instead(Expected<'a>),
+    Instead(&'a Expected<'a>),
     /// A part of the object, under another type: a Scale.
     Part(&'a dyn View),
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::apiserver::cel::{Budget, Program, Scope, value};
+use crate::cel::{Budget, Program, Scope, value};
 use crate::kinds::common::{list, text};
 
 /// A named expression that a request must satisfy to be a concern.

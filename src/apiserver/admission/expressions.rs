@@ -1,7 +1,7 @@
 //! Whether the expressions of webhooks and policies are CEL, and name what there is: checked when they
 //! are written, beside the rules of their kinds, which know texts only.
 
-use crate::apiserver::cel::Program;
+use crate::cel::Program;
 use crate::kinds::KindInfo;
 use crate::kinds::admission::GROUP;
 use crate::kinds::field::{Errors, Field};

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use serde_json::Value;
 
 use super::{Operation, Request};
+use crate::apiserver::definitions::Table;
 use crate::apiserver::registry::{Place, encoding};
 use crate::apiserver::status::ApiError;
 use crate::apiserver::target;
@@ -75,11 +76,12 @@ impl Constraints {
     /// `None` where it is no concern. Without rules every request is one, if `rules_optional`.
     pub fn kind(&self, request: &Request<'_>, rules_optional: bool) -> Option<&'static dyn Kind> {
         let own = request.place.kind;
+        let custom = request.registry.definitions.current();
         let named = |rules: &[Rule]| {
             let by = |kind: &'static dyn Kind| rules.iter().any(|rule| rule.matches(request, kind.info()));
             let mut found = by(own).then_some(own);
             if found.is_none() && self.equivalent {
-                found = equivalents(own).find(|kind| by(*kind));
+                found = equivalents(&custom, own).find(|kind| by(*kind));
             }
             found
         };
@@ -154,12 +156,12 @@ impl Rule {
 }
 
 /// Other kinds that are views of the same stored object.
-fn equivalents(own: &'static dyn Kind) -> impl Iterator<Item = &'static dyn Kind> {
+fn equivalents(custom: &Table, own: &'static dyn Kind) -> impl Iterator<Item = &'static dyn Kind> {
     let is_equivalent = move |kind: &&'static dyn Kind| {
         let (info, own) = (kind.info(), own.info());
         info.storage == own.storage && (info.group, info.version) != (own.group, own.version)
     };
-    target::served().filter(is_equivalent)
+    target::served(custom).filter(is_equivalent)
 }
 
 /// An object of one kind, as another one that is a view of the same stored object.

@@ -102,9 +102,9 @@ impl<'a> Request<'a> {
     /// The type of the object that the request shows, were it one for `kind`.
     fn expected(&self, asker: &Asker<'a>, kind: &'a dyn Kind) -> Result<Expected<'a>, ApiError> {
         match asker.through {
-            Through::Itself => Expected::of(kind.info())
+            Through::Itself => Expected::of_kind(kind)
                 .ok_or_else(|| ApiError::internal(format!("the type {} is not known", kind.info().kind))),
-            Through::Instead(expected) => Ok(expected),
+            Through::Instead(expected) => Ok(expected.clone()),
             Through::Part(view) => Ok(view.expected()),
         }
     }

@@ -26,6 +26,7 @@ use super::admission::user_info;
 use super::auth::User;
 use super::body::{self, MAX_BODY_BYTES};
 use super::codec::{self, Expected, yaml};
+use super::definitions::Table;
 use super::options::Query;
 use super::target::{self, Target};
 use crate::kinds::Kind;
@@ -56,12 +57,17 @@ impl Audit {
         self.log.flush().await;
     }
 
-    /// What has been asked, if the policy wants something told of it; the request is given back, with
+    /// What has been asked (`custom` are the kinds that definitions add), if the policy wants something told of it; the request is given back, with
     /// its body read if that is to be told.
-    pub async fn begin(&self, request: Request<Body>, said: &Arc<Said>) -> (Request<Body>, Option<Entry>) {
+    pub async fn begin(
+        &self,
+        custom: &Table,
+        request: Request<Body>,
+        said: &Arc<Said>,
+    ) -> (Request<Body>, Option<Entry>) {
         let path = request.uri().path();
         let watching = Query::parse(request.uri().query()).bool("watch");
-        let (target, kind) = match target::parse(request.method(), path, watching) {
+        let (target, kind) = match target::parse(custom, request.method(), path, watching) {
             Ok((target, kind)) => (target, Some(kind)),
             Err(_) => (Target::plain(request.method(), path), None),
         };
@@ -284,7 +290,7 @@ fn decoded(bytes: &Bytes, headers: &HeaderMap, kind: Option<&'static dyn Kind>) 
     match body::content_type(headers).unwrap_or_default() {
         kind if kind.contains("yaml") => yaml::parse(bytes).ok().map(|parsed| parsed.value),
         content @ "application/vnd.kubernetes.protobuf" => {
-            let expected = Expected::of(kind?.info())?;
+            let expected = Expected::of_kind(kind?)?;
             codec::decode_as(bytes, Some(content), &expected, codec::FieldValidation::Ignore).ok().map(|it| it.object)
         }
         _ => serde_json::from_slice(bytes).ok(),

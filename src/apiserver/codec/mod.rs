@@ -15,8 +15,9 @@ pub mod yaml;
 
 use serde_json::Value;
 
-use crate::kinds::schema::{self, Type, conform::conform};
-use crate::kinds::{KINDS, KindInfo};
+use crate::kinds::model::Model;
+use crate::kinds::schema::{self, Type};
+use crate::kinds::{KINDS, Kind, KindInfo};
 
 pub use negotiate::{Accept, Representation, negotiate};
 
@@ -79,24 +80,30 @@ impl DecodeError {
 }
 
 /// What a body must hold.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Expected<'a> {
     pub group: &'a str,
     pub version: &'a str,
     pub kind: &'a str,
-    pub schema: &'static Type,
+    pub model: Model,
 }
 
 impl<'a> Expected<'a> {
     /// The object of a kind's own endpoint; `None` where the kind's type is not in the table.
     pub fn of(info: &'a KindInfo) -> Option<Self> {
-        let schema = schema::lookup(info.schema)?;
-        Some(Self { group: info.group, version: info.version, kind: info.kind, schema })
+        let model = schema::lookup(info.schema)?.into();
+        Some(Self { group: info.group, version: info.version, kind: info.kind, model })
+    }
+
+    /// The object of a kind's own endpoint, custom resources included.
+    pub fn of_kind(kind: &'a dyn Kind) -> Option<Self> {
+        let info = kind.info();
+        Some(Self { group: info.group, version: info.version, kind: info.kind, model: kind.model()? })
     }
 
     /// The object of a subresource such as `bindings` or `scale`, by its OpenAPI name.
     pub fn named(group: &'a str, version: &'a str, kind: &'a str, schema_name: &str) -> Option<Self> {
-        Some(Self { group, version, kind, schema: schema::lookup(schema_name)? })
+        Some(Self { group, version, kind, model: schema::lookup(schema_name)?.into() })
     }
 
     /// `apps/v1`, or `v1` for core.
@@ -178,7 +185,11 @@ fn read(body: &[u8], content_type: Option<&str>, expected: &Expected<'_>) -> Res
     match media.as_str() {
         "" | "application/json" => read_json(body, expected),
         "application/yaml" => read_yaml(body, expected),
-        "application/vnd.kubernetes.protobuf" => read_protobuf(body, expected),
+        "application/vnd.kubernetes.protobuf" => match expected.model.table() {
+            Some(ty) => read_protobuf(body, expected, ty),
+            // Custom resources have no numbers for their fields.
+            None => Err(DecodeError::UnsupportedMediaType("application/json, application/yaml".to_owned())),
+        },
         _ => Err(DecodeError::UnsupportedMediaType(
             "application/json, application/yaml, application/vnd.kubernetes.protobuf".to_owned(),
         )),
@@ -238,11 +249,11 @@ fn type_name(value: &Value) -> &'static str {
     }
 }
 
-fn read_protobuf(body: &[u8], expected: &Expected<'_>) -> Result<Read, DecodeError> {
+fn read_protobuf(body: &[u8], expected: &Expected<'_>, ty: &'static Type) -> Result<Read, DecodeError> {
     let envelope = protobuf::open(body).map_err(|error| unrecognized(expected, body, &error))?;
     // The raw bytes only make sense as their own kind; `decode_as` refuses another kind by its name.
     let own = envelope.kind.is_empty() || envelope.kind == expected.kind;
-    let value = if own { protobuf::message(expected.schema, envelope.raw) } else { Ok(Value::Null) };
+    let value = if own { protobuf::message(ty, envelope.raw) } else { Ok(Value::Null) };
     let value = value.map_err(|error| cannot_be_handled(expected, &error))?;
     Ok(Read { value, api_version: envelope.api_version, kind: envelope.kind, strict: Vec::new() })
 }
@@ -250,7 +261,9 @@ fn read_protobuf(body: &[u8], expected: &Expected<'_>) -> Result<Read, DecodeErr
 /// Types the value, and reports what is unknown or doubled as `validation` says.
 fn finish(read: Read, expected: &Expected<'_>, validation: FieldValidation) -> Result<Decoded, DecodeError> {
     let Read { value: mut object, mut strict, .. } = read;
-    conform(expected.schema, &mut object, &mut strict)
+    expected
+        .model
+        .conform(&mut object, &mut strict)
         .map_err(|error| cannot_be_handled(expected, &error.to_string()))?;
     let warnings = match validation {
         FieldValidation::Ignore => Vec::new(),

@@ -15,8 +15,9 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+use super::definitions::{Served, Table};
 use super::discovery::{Discovery, etag};
-use crate::kinds::{KINDS, KindInfo};
+use crate::kinds::{KINDS, Kind, KindInfo};
 
 /// A document as it is sent.
 #[derive(Debug, Clone)]
@@ -53,36 +54,60 @@ impl Dialect {
     }
 }
 
+/// The documents that show custom kinds: those of their group versions, and all that name everything.
+#[derive(Debug, Default)]
+pub struct Documents {
+    index: OnceLock<Document>,
+    v2: OnceLock<Document>,
+    /// By path; one of a built-in group's version that has custom kinds beside its own shows both.
+    versions: OnceLock<BTreeMap<String, Document>>,
+}
+
 /// `/openapi/v3`: where the document of each group version is.
-pub fn index() -> &'static Document {
-    static INDEX: OnceLock<Document> = OnceLock::new();
-    INDEX.get_or_init(|| {
+pub fn index(custom: &Table) -> Document {
+    let own = custom.documents.get_or_init(Documents::default);
+    let made = own.index.get_or_init(|| {
         let url = |(path, document): (&String, &Document)| {
             let url = format!("/openapi/v3/{path}?hash={}", document.hash());
             (path.clone(), json!({"serverRelativeURL": url}))
         };
-        let paths: Map<String, Value> = documents().iter().map(url).collect();
+        let paths: Map<String, Value> = documents().iter().chain(versions(custom)).map(url).collect();
         Document::new(&json!({"paths": paths}))
-    })
+    });
+    made.clone()
 }
 
 /// `/openapi/v3/PATH`, where PATH is `api/v1` or `apis/GROUP/VERSION`.
-pub fn group_version(path: &str) -> Option<&'static Document> {
-    documents().get(path.trim_matches('/'))
+pub fn group_version(custom: &Table, path: &str) -> Option<Document> {
+    let path = path.trim_matches('/');
+    versions(custom).get(path).or_else(|| documents().get(path)).cloned()
 }
 
 /// `/openapi/v2`.
-pub fn v2() -> &'static Document {
-    static DOCUMENT: OnceLock<Document> = OnceLock::new();
-    DOCUMENT.get_or_init(|| {
-        let infos: Vec<&KindInfo> = KINDS.iter().map(|kind| kind.info()).collect();
-        let definitions = schemas::components(&infos, Dialect::V2);
+pub fn v2(custom: &Table) -> Document {
+    let own = custom.documents.get_or_init(Documents::default);
+    let made = own.v2.get_or_init(|| {
+        let infos: Vec<&KindInfo> = KINDS.iter().map(|kind| kind.info()).chain(infos(custom.served())).collect();
+        let definitions = schemas::components(&infos, custom.served(), Dialect::V2);
         Document::new(&json!({
             "swagger": "2.0",
             "info": {"title": "Kubernetes", "version": super::health::GIT_VERSION},
             "paths": paths::of(&infos, Dialect::V2),
             "definitions": definitions,
         }))
+    });
+    made.clone()
+}
+
+fn infos(served: &[Served]) -> impl Iterator<Item = &'static KindInfo> {
+    served.iter().map(|served| served.kind.info())
+}
+
+fn versions(custom: &Table) -> &BTreeMap<String, Document> {
+    let own = custom.documents.get_or_init(Documents::default);
+    own.versions.get_or_init(|| {
+        let paths = infos(custom.served()).map(|info| (info.group, info.version));
+        paths.map(|(group, version)| (path_of(group, version), document(group, version, custom.served()))).collect()
     })
 }
 
@@ -91,7 +116,7 @@ fn documents() -> &'static BTreeMap<String, Document> {
     DOCUMENTS.get_or_init(|| {
         let discovery = Discovery::new(KINDS.iter().map(|kind| kind.info()));
         let versions = discovery.group_versions().into_iter();
-        versions.map(|(group, version)| (path_of(group, version), document(group, version))).collect()
+        versions.map(|(group, version)| (path_of(group, version), document(group, version, &[]))).collect()
     })
 }
 
@@ -100,14 +125,14 @@ fn path_of(group: &str, version: &str) -> String {
     if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
 }
 
-fn document(group: &str, version: &str) -> Document {
+fn document(group: &str, version: &str, custom: &[Served]) -> Document {
     let of_version = |info: &&KindInfo| info.group == group && info.version == version;
-    let infos: Vec<&KindInfo> = KINDS.iter().map(|kind| kind.info()).filter(of_version).collect();
+    let infos: Vec<&KindInfo> = KINDS.iter().map(|kind| kind.info()).chain(infos(custom)).filter(of_version).collect();
     Document::new(&json!({
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": super::health::GIT_VERSION},
         "paths": paths::of(&infos, Dialect::V3),
-        "components": {"schemas": schemas::components(&infos, Dialect::V3)},
+        "components": {"schemas": schemas::components(&infos, custom, Dialect::V3)},
     }))
 }
 

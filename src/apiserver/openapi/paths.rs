@@ -239,7 +239,14 @@ impl<'a> Resource<'a> {
             "" => json!({"type": "string"}),
             name => json!({"$ref": self.dialect.reference(name)}),
         };
-        let types = if operation.method == "patch" { PATCH_TYPES } else { BODY_TYPES };
+        let custom = self.info.own_plural().is_empty();
+        let types = match operation.method {
+            // Custom resources have neither strategies to merge by nor numbers for their fields.
+            "patch" if custom => &PATCH_TYPES[..PATCH_TYPES.len() - 1],
+            "patch" => PATCH_TYPES,
+            _ if custom => &BODY_TYPES[..BODY_TYPES.len() - 1],
+            _ => BODY_TYPES,
+        };
         let answer_types =
             if operation.answer.is_empty() { &["*/*"][..] } else { &["application/json", "application/yaml"] };
         let ok = match operation.method {

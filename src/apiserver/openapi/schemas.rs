@@ -7,13 +7,15 @@ use k8s_openapi::api::{
     admissionregistration, apps, authentication, autoscaling, batch, coordination, core, discovery, events, networking,
     node, policy, rbac, scheduling, storage,
 };
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
 use k8s_openapi::apimachinery::pkg::apis::meta;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::Dialect;
+use crate::apiserver::definitions::Served;
 use crate::kinds::schema::{self, Field, Presence, Shape, Type};
-use crate::kinds::{KindInfo, Subresource};
+use crate::kinds::{Kind, KindInfo, Subresource};
 
 /// The structs whose descriptions are used; what they reach comes with them.
 static DESCRIBED: &[fn(&mut SchemaGenerator)] = &[
@@ -70,6 +72,7 @@ static DESCRIBED: &[fn(&mut SchemaGenerator)] = &[
     describe::<admissionregistration::v1::ValidatingAdmissionPolicy>,
     describe::<admissionregistration::v1::ValidatingAdmissionPolicyBinding>,
     describe::<authentication::v1::TokenRequest>,
+    describe::<apiextensions::CustomResourceDefinition>,
     describe::<meta::v1::DeleteOptions>,
     describe::<meta::v1::Status>,
     describe::<meta::v1::ListMeta>,
@@ -103,7 +106,7 @@ fn description(name: &str, property: Option<&str>) -> Option<&'static str> {
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
 /// The schemas that the given kinds reach, by name; a BTreeMap, so that the document has one order.
-pub fn components(infos: &[&KindInfo], dialect: Dialect) -> BTreeMap<String, Value> {
+pub fn components(infos: &[&KindInfo], custom: &[Served], dialect: Dialect) -> BTreeMap<String, Value> {
     let mut builder = Builder { dialect, done: BTreeMap::new() };
     let mut versions: Vec<(&str, &str)> = infos.iter().map(|info| (info.group, info.version)).collect();
     versions.sort_unstable();
@@ -116,7 +119,10 @@ pub fn components(infos: &[&KindInfo], dialect: Dialect) -> BTreeMap<String, Val
     builder.message_named(&format!("{META}.ListMeta"));
     builder.done.insert(format!("{META}.Patch"), patch_schema());
     for info in infos {
-        builder.message_named(info.schema);
+        match custom.iter().find(|served| std::ptr::eq(served.kind.info(), *info)) {
+            Some(served) => builder.custom(info, &served.schema),
+            None => builder.message_named(info.schema),
+        }
         builder.mark(info.schema, vec![gvk(info.group, info.version, info.kind)]);
         builder.list(info);
         for subresource in info.subresources.iter().filter(|subresource| !subresource.is_stream()) {
@@ -167,6 +173,30 @@ impl Builder {
         } else if name == format!("{META}.ListMeta") {
             self.done.insert(name.to_owned(), list_meta());
         }
+    }
+
+    /// A custom resource: what its author wrote, and what every object has.
+    fn custom(&mut self, info: &KindInfo, schema: &Value) {
+        let mut schema = if schema.is_object() { schema.clone() } else { json!({"type": "object"}) };
+        if self.dialect == Dialect::V2 {
+            simplify(&mut schema);
+        }
+        let metadata = format!("{META}.ObjectMeta");
+        self.message_named(&metadata);
+        let text = |property: &str| description("io.k8s.api.core.v1.Pod", Some(property)).unwrap_or_default();
+        if !schema["properties"].is_object() {
+            schema["properties"] = json!({});
+        }
+        let properties = &mut schema["properties"];
+        properties["apiVersion"] = json!({"type": "string", "description": text("apiVersion")});
+        properties["kind"] = json!({"type": "string", "description": text("kind")});
+        properties["metadata"] = match self.dialect {
+            Dialect::V2 => self.refer(&metadata),
+            Dialect::V3 => json!({
+                "description": text("metadata"), "allOf": [{"$ref": self.dialect.reference(&metadata)}],
+            }),
+        };
+        self.done.insert(info.schema.to_owned(), schema);
     }
 
     fn mark(&mut self, name: &str, kinds: Vec<Value>) {
@@ -328,6 +358,27 @@ impl Builder {
             "x-kubernetes-group-version-kind": [gvk(info.group, info.version, &format!("{}List", info.kind))],
         });
         self.done.insert(name, schema);
+    }
+}
+
+/// Takes out of a schema what version 2 of OpenAPI cannot say; there, a value may then be anything.
+fn simplify(schema: &mut Value) {
+    let Some(map) = schema.as_object_mut() else { return };
+    let loose = ["oneOf", "anyOf", "allOf", "not", "nullable", "x-kubernetes-validations", "default"];
+    let any = map.get("x-kubernetes-int-or-string").is_some_and(|flag| flag == true)
+        || map.get("x-kubernetes-preserve-unknown-fields").is_some_and(|flag| flag == true)
+        || map.get("nullable").is_some_and(|flag| flag == true);
+    map.retain(|name, _| !loose.contains(&name.as_str()));
+    if any {
+        map.retain(|name, _| name == "description" || name.starts_with("x-kubernetes-"));
+        return;
+    }
+    for (name, value) in map {
+        match (name.as_str(), value) {
+            ("properties", Value::Object(properties)) => properties.values_mut().for_each(simplify),
+            ("items" | "additionalProperties", value) => simplify(value),
+            _ => {}
+        }
     }
 }
 

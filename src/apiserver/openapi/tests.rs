@@ -7,7 +7,7 @@ fn value(document: &Document) -> Value {
 }
 
 fn of(info: &KindInfo) -> Value {
-    value(group_version(&path_of(info.group, info.version)).unwrap())
+    value(&group_version(&Table::default(), &path_of(info.group, info.version)).unwrap())
 }
 
 /// Calls `visit` with every `$ref` of a document.
@@ -27,7 +27,7 @@ fn references(value: &Value, visit: &mut impl FnMut(&str)) {
 #[test]
 fn every_reference_leads_somewhere() {
     let mut all: Vec<Value> = documents().values().map(value).collect();
-    all.push(value(v2()));
+    all.push(value(&v2(&Table::default())));
     for document in all {
         references(&document, &mut |target| {
             let pointer = target.trim_start_matches('#');
@@ -58,7 +58,7 @@ fn every_kind_is_described_and_patchable() {
 
 #[test]
 fn properties_carry_merge_rules_and_descriptions() {
-    let document = value(group_version("apis/apps/v1").unwrap());
+    let document = value(&group_version(&Table::default(), "apis/apps/v1").unwrap());
     let schemas = &document["components"]["schemas"];
     let containers = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
     assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
@@ -72,9 +72,9 @@ fn properties_carry_merge_rules_and_descriptions() {
 
 #[test]
 fn the_index_names_each_document_with_its_hash() {
-    let index = value(index());
+    let index = value(&index(&Table::default()));
     let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap();
-    let document = group_version("apis/apps/v1").unwrap();
+    let document = group_version(&Table::default(), "apis/apps/v1").unwrap();
     assert_eq!(url, format!("/openapi/v3/apis/apps/v1?hash={}", document.hash()));
-    assert!(group_version("apis/none/v1").is_none());
+    assert!(group_version(&Table::default(), "apis/none/v1").is_none());
 }

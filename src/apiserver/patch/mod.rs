@@ -16,7 +16,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::codec::{Expected, FieldValidation, join_group, json as text};
-use crate::kinds::schema::conform::{Mismatch, conform};
+use crate::kinds::schema::conform::Mismatch;
 use crate::kinds::{KINDS, KindInfo};
 
 /// What a PATCH request carries.
@@ -123,10 +123,15 @@ impl PatchType {
             JSON_PATCH => Ok(Self::Json),
             MERGE_PATCH => Ok(Self::Merge),
             STRATEGIC_MERGE_PATCH if strategic => Ok(Self::Strategic),
-            STRATEGIC_MERGE_PATCH => Err(PatchError::Unsupported([JSON_PATCH, MERGE_PATCH, APPLY_PATCH].join(", "))),
+            STRATEGIC_MERGE_PATCH => Err(unsupported()),
             _ => Err(PatchError::NoPatchType),
         }
     }
+}
+
+/// What a custom resource answers to a strategic merge patch: its schema has no strategies.
+fn unsupported() -> PatchError {
+    PatchError::Unsupported([JSON_PATCH, MERGE_PATCH, APPLY_PATCH].join(", "))
 }
 
 /// Applies a patch to an object of `info`'s kind.
@@ -167,7 +172,8 @@ pub fn apply_as(
         PatchType::Strategic => {
             let (patch, strict) = read_map(patch).map_err(PatchError::BadRequest)?;
             let shown = go_text(&patch);
-            let object = strategic::apply(expected.schema, current.clone(), patch)?;
+            let Some(ty) = expected.model.table() else { return Err(unsupported()) };
+            let object = strategic::apply(ty, current.clone(), patch)?;
             typed(expected, object, strict, validation, |_| shown.clone(), Mismatch::converter_text)
         }
     }
@@ -202,7 +208,7 @@ fn typed(
         Claim::Unreadable(detail) => invalid(detail),
         Claim::Another(message) => PatchError::BadRequest(message),
     })?;
-    conform(expected.schema, &mut object, &mut strict).map_err(|mismatch| invalid(words(&mismatch)))?;
+    expected.model.conform(&mut object, &mut strict).map_err(|mismatch| invalid(words(&mismatch)))?;
     let api_version = expected.api_version();
     if let Some(map) = object.as_object_mut() {
         map.insert("apiVersion".to_owned(), Value::from(api_version));
@@ -238,7 +244,9 @@ fn claim(expected: &Expected<'_>, object: &Value, words: impl Fn(&Mismatch) -> S
             "no kind {kind:?} is registered for version {version:?} in scheme \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\""
         )));
     };
-    conform(other.schema, &mut object.clone(), &mut Vec::new())
+    other
+        .model
+        .conform(&mut object.clone(), &mut Vec::new())
         .map_err(|mismatch| Claim::Unreadable(words(&mismatch)))?;
     Err(Claim::Another(format!("a patch cannot make a {} in {own} a {kind} in {version}", expected.kind)))
 }

@@ -3,6 +3,7 @@ use serde_json::json;
 
 use super::*;
 use crate::kinds::KINDS;
+use crate::kinds::schema::conform::conform;
 
 fn info(kind: &str) -> &'static KindInfo {
     KINDS.iter().map(|kind| kind.info()).find(|info| info.kind == kind).unwrap()
@@ -206,7 +207,7 @@ fn recorded_objects() -> Vec<(&'static KindInfo, Value)> {
             let mut typed = body.clone();
             let expected = Expected::of(info).unwrap();
             // Some have placeholders in their spec, too.
-            if conform(expected.schema, &mut typed, &mut Vec::new()).is_ok() {
+            if conform(expected.model.table().unwrap(), &mut typed, &mut Vec::new()).is_ok() {
                 objects.push((info, body));
             }
         }
@@ -219,7 +220,7 @@ fn every_recorded_object_can_be_applied_as_it_is_and_let_go() {
     let objects = recorded_objects();
     assert!(objects.len() > 20, "only {}", objects.len());
     for (info, config) in objects {
-        let ty = Expected::of(info).unwrap().schema;
+        let ty = Expected::of(info).unwrap().model.table().unwrap();
         let api_version = join_group(info.group, info.version);
         let writer = |manager| super::apply::Writer {
             manager,
@@ -239,11 +240,11 @@ fn every_recorded_object_can_be_applied_as_it_is_and_let_go() {
             object["metadata"].as_object_mut().unwrap().remove("managedFields");
             object
         };
-        let both = super::apply::apply(ty, &live, &config, &writer("two"), false);
+        let both = super::apply::apply(&ty.into(), &live, &config, &writer("two"), false);
         let both = both.unwrap_or_else(|error| panic!("{} cannot be applied: {error}", info.kind));
         assert_eq!(plain(&both), plain(&live), "{}", info.kind);
         let bare = json!({"apiVersion": api_version, "kind": info.kind, "metadata": {"name": "one"}});
-        let one = super::apply::apply(ty, &both, &bare, &writer("two"), false).unwrap();
+        let one = super::apply::apply(&ty.into(), &both, &bare, &writer("two"), false).unwrap();
         assert_eq!(one, live, "{}: the other still owns all of it", info.kind);
     }
 }

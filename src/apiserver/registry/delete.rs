@@ -12,8 +12,8 @@ use crate::apiserver::admission::author::Author;
 use crate::apiserver::admission::{self, Operation, Request};
 use crate::apiserver::options::DeleteOptions;
 use crate::apiserver::status::{ApiError, Details};
-use crate::kinds::Kind;
 use crate::kinds::meta as kmeta;
+use crate::kinds::{Kind, custom_resource_definition};
 
 /// How often a deletion is decided anew after losing a race.
 const ATTEMPTS: usize = 64;
@@ -53,8 +53,11 @@ impl Registry {
             check_preconditions(place, options, &old)?;
             let request = Request { old: Some(&old), ..request };
             admission::review(&request, &mut Value::Null).await?;
-            let step = match place.info().plural {
+            let step = match place.info().own_plural() {
                 "namespaces" => decide_namespace(&old, options),
+                "customresourcedefinitions" => {
+                    decide_definition(decide(place.kind, &old, options, Timestamp::now()), &old)
+                }
                 _ => decide(place.kind, &old, options, Timestamp::now()),
             };
             let was = Stored { bytes: entry.value.clone(), revision: entry.mod_revision };
@@ -129,7 +132,7 @@ fn decide(kind: &dyn Kind, old: &Value, options: &DeleteOptions, now: Timestamp)
     // Events own nothing and are owned by nothing: no policy applies to them.
     let default = kind.orphans_by_default().then_some(meta::ORPHAN);
     let policy_changes =
-        kind.info().plural != "events" && meta::apply_propagation(&mut new, options.propagation, default);
+        kind.info().own_plural() != "events" && meta::apply_propagation(&mut new, options.propagation, default);
     let held = !meta::finalizers(&new).is_empty();
     if meta::is_deleting(old)
         && let Some(left) = old["metadata"]["deletionGracePeriodSeconds"].as_i64()
@@ -172,6 +175,22 @@ fn shorten(object: &mut Value, left: i64, wanted: i64) {
         metadata.insert("deletionTimestamp".into(), crate::kinds::time::write(sooner).into());
     }
     metadata.insert("deletionGracePeriodSeconds".into(), wanted.into());
+}
+
+/// A definition stays until its objects are gone: the finalizer that sees to it comes with the deletion.
+fn decide_definition(step: Step, old: &Value) -> Step {
+    let mut new = match step {
+        Step::Mark(object) | Step::MarkAndRemove(object) => object,
+        Step::Nothing => return Step::Nothing,
+        Step::Remove if meta::is_deleting(old) => return Step::Remove,
+        Step::Remove => {
+            let mut new = old.clone();
+            meta::mark_deleted(&mut new, Timestamp::now(), 0);
+            new
+        }
+    };
+    custom_resource_definition::begin_deletion(&mut new, Timestamp::now());
+    Step::Mark(new)
 }
 
 /// A namespace is emptied by its controller first: it stays until `spec.finalizers` is empty.

@@ -100,6 +100,9 @@ pub fn decode(kind: &dyn Kind, stored: &[u8], revision: u64) -> Result<Value, se
             metadata.insert("resourceVersion".into(), revision.to_string().into());
         }
     }
+    if let Some(custom) = kind.custom().filter(|custom| !custom.is_current(revision)) {
+        custom.bring_up(&mut object);
+    }
     Ok(object)
 }
 
@@ -117,8 +120,10 @@ pub fn splice(kind: &dyn Kind, stored: &[u8], revision: u64, form: Form, out: &m
     let info = kind.info();
     let Form { typed, owners } = form;
     let mut rest = match stored.strip_prefix(HEAD) {
-        Some(rest) if kind.conversion().is_none() => rest,
-        _ => return splice_slowly(kind, stored, revision, typed, out),
+        Some(rest) if kind.conversion().is_none() && kind.custom().is_none_or(|custom| custom.is_current(revision)) => {
+            rest
+        }
+        _ => return splice_slowly(kind, stored, revision, form, out),
     };
     if !owners && let Some(list) = rest.strip_prefix(OWNERS) {
         rest = list.get(value_len(list)..).unwrap_or_default();
@@ -170,8 +175,12 @@ fn value_len(text: &[u8]) -> usize {
     text.len()
 }
 
-fn splice_slowly(kind: &dyn Kind, stored: &[u8], revision: u64, typed: bool, out: &mut BytesMut) {
+fn splice_slowly(kind: &dyn Kind, stored: &[u8], revision: u64, form: Form, out: &mut BytesMut) {
+    let Form { typed, owners } = form;
     let mut object = decode(kind, stored, revision).unwrap_or_default();
+    if !owners && let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.remove("managedFields");
+    }
     if !typed && let Some(fields) = object.as_object_mut() {
         fields.remove("apiVersion");
         fields.remove("kind");

@@ -10,6 +10,7 @@ pub mod decoded;
 pub mod delete;
 pub mod encoding;
 pub mod meta;
+pub mod outline;
 pub mod owners;
 pub mod update;
 
@@ -25,6 +26,7 @@ use super::allocate::Allocator;
 use super::auth::authorize::Rights;
 use super::auth::nodes::graph::Graph;
 use super::auth::rbac::{Policies, policies};
+use super::definitions::Definitions;
 use super::quota::Ledger;
 use super::status::ApiError;
 use super::webhook::Webhooks;
@@ -50,6 +52,8 @@ pub struct Registry {
     /// Who else has a say in what is written.
     pub registered: Registered,
     pub decoded: Decoded,
+    /// The kinds that users have made.
+    pub definitions: Definitions,
 }
 
 /// One object's place.
@@ -103,6 +107,7 @@ impl Registry {
             webhooks,
             registered,
             decoded: Decoded::default(),
+            definitions: Definitions::default(),
         }
     }
 
@@ -232,7 +237,7 @@ impl Registry {
 
 /// Leases and Events cost nothing when lost; everything else is on the disk before it is acknowledged.
 fn durability(info: &KindInfo) -> Durability {
-    match info.plural {
+    match info.own_plural() {
         "leases" | "events" => Durability::Eventual,
         _ => Durability::Synced,
     }

@@ -3,13 +3,12 @@
 use std::borrow::Cow;
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::encoding::api_version;
 use crate::apiserver::patch::apply::managers::same_but_for_times;
 use crate::apiserver::patch::apply::{Writer, track_update};
 use crate::kinds::meta as kmeta;
-use crate::kinds::schema::{self, Type, conform::conform};
 use crate::kinds::{Kind, time};
 
 /// The manager of what the server writes by itself.
@@ -41,22 +40,14 @@ impl Owner<'static> {
 /// Writes the owners into `new`, which has just been typed and defaulted; `old` is `None` on create.
 pub fn track(kind: &dyn Kind, old: Option<&Value>, new: &mut Value, owner: &Owner<'_>) {
     let Owner::Updates { manager, subresource } = owner else { return };
-    let Some(ty) = schema::lookup(kind.info().schema) else { return };
+    let Some(model) = kind.model() else { return };
     let (version, now) = (api_version(kind.info()), time::write(Timestamp::now()));
     let writer =
         Writer { manager, api_version: &version, subresource, reset: kind.reset_fields(subresource), now: &now };
     match old {
-        Some(old) => track_update(ty, old, new, &writer),
-        None => track_update(ty, &empty(ty), new, &writer),
+        Some(old) => track_update(&model, old, new, &writer),
+        None => track_update(&model, &model.empty(), new, &writer),
     }
-}
-
-/// What an object of a type is before anything is said about it.
-pub fn empty(ty: &'static Type) -> Value {
-    let mut object = Value::Object(Map::new());
-    // An empty object has no field that could be of a wrong type.
-    let _ = conform(ty, &mut object, &mut Vec::new());
-    object
 }
 
 /// Takes the times back where nothing else has changed: to assert what is there already is no change.

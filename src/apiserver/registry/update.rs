@@ -155,7 +155,7 @@ fn check_versions(place: Place<'_>, new: &mut Value, old: &Value) -> Result<(), 
     let given = kmeta::text(new, "resourceVersion");
     let version = kmeta::text(old, "resourceVersion");
     if given.is_empty() {
-        if !allows_unconditional_update(place.info().plural) {
+        if !allows_unconditional_update(place.info().own_plural()) {
             let mut errors = Errors::default();
             let detail = "must be specified for an update";
             errors.push_text(Reason::Invalid, "metadata.resourceVersion", "0x0".to_owned(), detail);
@@ -186,7 +186,7 @@ pub fn allows_create_on_update(plural: &str) -> bool {
 
 /// Whether the update leaves nothing that holds the deleted object.
 fn may_go(place: Place<'_>, new: &Value) -> bool {
-    let held_by_spec = place.info().plural == "namespaces"
+    let held_by_spec = place.info().own_plural() == "namespaces"
         && new["spec"]["finalizers"].as_array().is_some_and(|finalizers| !finalizers.is_empty());
     meta::may_go(new) && !held_by_spec
 }

@@ -24,7 +24,6 @@ use super::status::ApiError;
 use super::verbs::Call;
 use crate::kinds::Kind;
 use crate::kinds::field::Errors;
-use crate::kinds::schema::conform::conform;
 
 /// Whether `kind` is one of these.
 pub fn serves(kind: &dyn Kind) -> bool {
@@ -46,7 +45,7 @@ pub async fn answer(call: &Call, body: Body) -> Result<Response, ApiError> {
     };
     review["status"] = status;
     // What an empty answer is written as is for the type to say.
-    let _ = conform(expected.schema, &mut review, &mut Vec::new());
+    let _ = expected.model.conform(&mut review, &mut Vec::new());
     review["apiVersion"] = expected.api_version().into();
     review["kind"] = expected.kind.into();
     let look = Look::plain(&call.headers, &call.query)?;

@@ -13,7 +13,7 @@ use crate::apiserver::codec::{Expected, FieldValidation, yaml};
 use crate::apiserver::options::WriteOptions;
 use crate::apiserver::patch::apply::{self, ApplyError, Writer};
 use crate::apiserver::registry::Written;
-use crate::apiserver::registry::owners::{Owner, empty};
+use crate::apiserver::registry::owners::Owner;
 use crate::apiserver::reply::Look;
 use crate::apiserver::status::{ApiError, Cause, Details};
 use crate::apiserver::{body, hooks};
@@ -26,8 +26,7 @@ const ATTEMPTS: usize = 8;
 pub async fn apply(call: &Call, body: Body) -> Result<Response, ApiError> {
     let look = Look::of_objects(&call.headers, &call.query)?;
     let options = WriteOptions::of_apply(&call.query)?;
-    let expected = Expected::of(call.kind.info())
-        .ok_or_else(|| ApiError::internal(format!("the type {} is not known", call.kind.info().kind)))?;
+    let expected = Expected::of_kind(call.kind).ok_or_else(|| body::unknown_type(call.kind))?;
     let config = Config::read(body, &expected, &options).await?;
     let written = write(call, &config, &options).await?;
     let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
@@ -54,7 +53,10 @@ async fn write(call: &Call, config: &Config<'_>, options: &WriteOptions) -> Resu
             result => return result,
         }
         call.may_create()?;
-        let object = applied(&empty(config.expected.schema))?;
+        if registry.definitions.current().is_terminating(call.kind) {
+            return Err(call.place().not_found());
+        }
+        let object = applied(&config.expected.model.empty())?;
         let uid = kmeta::text(&object, "uid");
         if !uid.is_empty() {
             let why =
@@ -130,7 +132,7 @@ impl<'a> Config<'a> {
         let (version, now) = (self.expected.api_version(), time::write(Timestamp::now()));
         let manager = &options.field_manager;
         let writer = Writer { manager, api_version: &version, subresource, reset, now: &now };
-        apply::apply(self.expected.schema, old, &self.value, &writer, options.force).map_err(refused)
+        apply::apply(&self.expected.model, old, &self.value, &writer, options.force).map_err(refused)
     }
 }
 

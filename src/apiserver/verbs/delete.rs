@@ -45,7 +45,7 @@ fn returns_object(kind: &dyn Kind) -> bool {
     let info = kind.info();
     info.group == "storage.k8s.io"
         || matches!(
-            info.plural,
+            info.own_plural(),
             "pods"
                 | "services"
                 | "serviceaccounts"

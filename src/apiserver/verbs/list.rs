@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::Call;
 use crate::apiserver::options::{ListOptions, VersionMatch};
 use crate::apiserver::registry::encoding::{self, Stored};
+use crate::apiserver::registry::outline::outline;
 use crate::apiserver::registry::store_error;
 use crate::apiserver::reply::{ListMeta, Look};
 use crate::apiserver::selector::Selector;
@@ -97,7 +98,7 @@ impl Scan<'_> {
         {
             return Ok(false);
         }
-        let object = encoding::decode(self.call.kind, &entry.value, entry.mod_revision).map_err(ApiError::internal)?;
+        let object = outline(self.call.kind, &entry.value, entry.mod_revision).map_err(ApiError::internal)?;
         Ok(self.selector.matches(self.call.kind, &object))
     }
 }

@@ -41,7 +41,7 @@ use super::registry::owners::Owner;
 use super::registry::update::Lane;
 use super::reply;
 use super::reviews;
-use super::status::ApiError;
+use super::status::{ApiError, Details};
 use super::target::Target;
 use crate::kinds::Kind;
 use crate::kinds::meta::FIELD_MANAGER_MAX_BYTES;
@@ -100,7 +100,7 @@ impl Call {
         expected: &Expected<'_>,
         object: &mut Value,
     ) -> Result<(), ApiError> {
-        let asker = self.asker(Options::Write(options), Through::Instead(*expected));
+        let asker = self.asker(Options::Write(options), Through::Instead(expected));
         let author = Author { owner: Owner::Unchanged, dry_run: options.dry_run, asker: Some(asker) };
         let registry = &self.server.registry;
         let request = admission::Request { registry, place: self.place(), operation, old: None, author: &author };
@@ -132,6 +132,9 @@ fn program(agent: Option<&str>) -> String {
 
 /// Said with every answer about an API that upstream has deprecated.
 fn deprecation(kind: &dyn Kind) -> Option<&'static str> {
+    if kind.custom().is_some() {
+        return kind.deprecation();
+    }
     match (kind.info().group, kind.info().plural) {
         ("", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
         _ => None,
@@ -159,6 +162,10 @@ async fn dispatch(call: Call, body: Body) -> Result<Response, ApiError> {
         return reviews::answer(&call, body).await;
     }
     let target = &call.target;
+    if target.verb == "create" && call.server.registry.definitions.current().is_terminating(call.kind) {
+        let why = "create not allowed while custom resource definition is terminating";
+        return Err(ApiError::new(405, "MethodNotAllowed", why).with_details(Details::default()));
+    }
     match (&*target.verb, target.subresource.as_str()) {
         ("get", "" | "status") => get::get(&call),
         ("list", "") => list::list(&call),

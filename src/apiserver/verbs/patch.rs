@@ -38,16 +38,15 @@ pub struct Patch {
 
 impl Patch {
     pub async fn read(call: &Call, options: &WriteOptions, body: Body) -> Result<Self, ApiError> {
-        let kind = PatchType::from_content_type(body::content_type(&call.headers), true).map_err(refused)?;
+        let kind = PatchType::from_content_type(body::content_type(&call.headers), call.kind.custom().is_none())
+            .map_err(refused)?;
         let bytes = body::read(body).await?;
         Ok(Self { bytes, kind, validation: options.field_validation, warnings: Mutex::default() })
     }
 
     /// The patched object, which must still be the same object.
     fn apply(&self, call: &Call, old: &Value) -> Result<Value, ApiError> {
-        let info = call.kind.info();
-        let expected =
-            Expected::of(info).ok_or_else(|| ApiError::internal(format!("the type {} is not known", info.kind)))?;
+        let expected = Expected::of_kind(call.kind).ok_or_else(|| body::unknown_type(call.kind))?;
         let mut new = self.apply_as(&expected, old)?;
         check_place(call, &mut new)?;
         call.guard(&new, Some(old))?;

@@ -100,7 +100,7 @@ fn track(call: &Call, options: &WriteOptions, old: &Value, new: &mut Value) -> R
         let expected = scale_type()?;
         let (version, now) = (expected.api_version(), time::write(Timestamp::now()));
         let writer = Writer { manager: &manager, api_version: &version, subresource, reset: &[], now: &now };
-        track_update(expected.schema, old, new, &writer);
+        track_update(&expected.model, old, new, &writer);
     }
     Ok(())
 }
@@ -130,7 +130,7 @@ struct Part<'a> {
 
 impl View for Part<'_> {
     fn expected(&self) -> Expected<'_> {
-        self.expected
+        self.expected.clone()
     }
 
     fn show(&self, object: &Value) -> Value {
@@ -176,10 +176,7 @@ fn scaled(call: &Call, old: &Value, scale: &Value, paths: ScalePaths) -> Result<
     }
     check_uid(call.place(), scale, old)?;
     let mut new = old.clone();
-    kmeta::object_mut(&mut new, "spec");
-    if let Some(place) = new.pointer_mut(paths.spec_replicas) {
-        *place = replicas.into();
-    }
+    set_at(&mut new, paths.spec_replicas, replicas.into());
     let metadata = kmeta::metadata_mut(&mut new);
     match kmeta::text(scale, "resourceVersion") {
         "" => metadata.remove("resourceVersion"),
@@ -188,8 +185,27 @@ fn scaled(call: &Call, old: &Value, scale: &Value, paths: ScalePaths) -> Result<
     Ok(new)
 }
 
-/// A LabelSelector, or a plain map, in the words of a query parameter.
+/// Sets the value at a pointer of names, whatever of the way to it is not there yet.
+fn set_at(object: &mut Value, pointer: &str, value: Value) {
+    let mut names = pointer.split('/').skip(1).peekable();
+    let mut at = object;
+    while let Some(name) = names.next() {
+        if names.peek().is_none() {
+            if let Some(map) = at.as_object_mut() {
+                map.insert(name.to_owned(), value);
+            }
+            return;
+        }
+        kmeta::object_mut(at, name);
+        at = &mut at[name];
+    }
+}
+
+/// A LabelSelector, a plain map, or a text that is one already (custom resources), in the words of a query parameter.
 fn selector_text(selector: &Value) -> String {
+    if let Some(text) = selector.as_str() {
+        return text.to_owned();
+    }
     let structured = selector.get("matchLabels").is_some() || selector.get("matchExpressions").is_some();
     let labels = if structured { &selector["matchLabels"] } else { selector };
     let pairs = labels.as_object().into_iter().flatten();

@@ -26,8 +26,8 @@ async fn review(call: &Call) -> Result<(), ApiError> {
     // The type is only named: nothing is decoded as it.
     let schema = crate::kinds::schema::lookup(call.kind.info().schema);
     let schema = schema.ok_or_else(|| ApiError::internal("the type Pod is not known"))?;
-    let through = Through::Instead(Expected { group: "", version: "v1", kind, schema });
-    let asker = call.asker(Options::Connect, through);
+    let expected = Expected { group: "", version: "v1", kind, model: schema.into() };
+    let asker = call.asker(Options::Connect, Through::Instead(&expected));
     let author = Author { owner: Owner::Unchanged, dry_run: false, asker: Some(asker) };
     let (registry, operation) = (&call.server.registry, Operation::Connect);
     let request = admission::Request { registry, place: call.place(), operation, old: None, author: &author };

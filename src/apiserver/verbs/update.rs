@@ -42,7 +42,7 @@ pub async fn update(call: &Call, body: Body) -> Result<Response, ApiError> {
 fn may_create(call: &Call, error: &ApiError, object: &Value) -> bool {
     error.reason() == "NotFound"
         && call.target.subresource.is_empty()
-        && allows_create_on_update(call.kind.info().plural)
+        && allows_create_on_update(call.kind.info().own_plural())
         && kmeta::text(object, "uid").is_empty()
         && kmeta::text(object, "resourceVersion").is_empty()
 }

@@ -161,7 +161,7 @@ mod tests {
                 None => Asked::Nothing { gave: false },
                 Some((oldest, _)) if *oldest > since => Asked::Fresher(*oldest),
                 Some(_) => {
-                    idle.remove(0);
+                    drop(idle.remove(0));
                     idle.first().map_or(Asked::Nothing { gave: true }, |(next, _)| Asked::Gave(*next))
                 }
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::apiserver::admission::conditions::{self, Condition, Outcome};
-use crate::apiserver::cel::{Budget, Evaluated, Program, Scope, value};
+use crate::cel::{Budget, Program, Scope, Value as Evaluated, value};
 use crate::kinds::common::{list, text};
 
 /// More of a message that an expression makes is not believed to be one.

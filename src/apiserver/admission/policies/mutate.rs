@@ -11,11 +11,11 @@ use super::{Binding, namespace, param_kind, params, refuse_by};
 use crate::apiserver::admission::matching::{self, Constraints, Labels};
 use crate::apiserver::admission::webhooks::review;
 use crate::apiserver::admission::{Asker, Request};
-use crate::apiserver::cel::{Scope, value};
 use crate::apiserver::codec::{Expected, FieldValidation};
 use crate::apiserver::patch::apply::{self, Writer};
 use crate::apiserver::patch::{self, PatchType};
 use crate::apiserver::status::ApiError;
+use crate::cel::{Scope, value};
 use crate::kinds::common::{list, text};
 use crate::kinds::{Kind, meta as kmeta, time};
 
@@ -168,7 +168,7 @@ fn merged(expected: &Expected<'_>, object: &Value, mut part: Value) -> Result<Va
     let now = time::write(Timestamp::now());
     // A manager of its own, so that nothing is taken away; it is forgotten again.
     let writer = Writer { manager: "admission", api_version: &version, subresource: "", reset: &[], now: &now };
-    let merged = apply::apply(expected.schema, object, &part, &writer, true);
+    let merged = apply::apply(&expected.model, object, &part, &writer, true);
     let mut merged = merged.map_err(|error| format!("ApplyConfiguration: {error}"))?;
     let owners = object["metadata"]["managedFields"].clone();
     let metadata = kmeta::metadata_mut(&mut merged);

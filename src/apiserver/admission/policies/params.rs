@@ -16,7 +16,8 @@ pub fn collect(
     reference: &Value,
 ) -> Result<Vec<Value>, String> {
     let (Some((version, kind)), true) = (param_kind, reference.is_object()) else { return Ok(vec![Value::Null]) };
-    let known = target::served().find(|known| {
+    let custom = request.registry.definitions.current();
+    let known = target::served(&custom).find(|known| {
         let info = known.info();
         info.kind == kind && encoding::api_version(info) == *version
     });

@@ -7,7 +7,6 @@ use serde_json::{Map, Value};
 
 use super::set::{self, FieldSet};
 use super::shape::{Atom, Entries, Place, Relation, element_key, equal, items};
-use crate::kinds::schema::Type;
 
 /// The fields by which a newer version of an object differs from an older one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,8 +40,8 @@ impl Comparison {
 }
 
 /// Compares two objects of one type. The error says which list element cannot be told from others.
-pub fn compare(ty: &Type, old: &Value, new: &Value) -> Result<Comparison, String> {
-    let Found { added, modified, removed } = place(Place::Message(ty), Some(old), Some(new))?;
+pub fn compare<'s>(root: impl Into<Place<'s>>, old: &Value, new: &Value) -> Result<Comparison, String> {
+    let Found { added, modified, removed } = place(root.into(), Some(old), Some(new))?;
     let set = |node: Option<Value>| node.map(FieldSet::trusted).unwrap_or_default();
     Ok(Comparison { added: set(added), modified: set(modified), removed: set(removed) })
 }

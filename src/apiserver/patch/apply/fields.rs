@@ -7,11 +7,10 @@ use serde_json::{Map, Value};
 
 use super::set::{self, Below, FieldSet};
 use super::shape::{Atom, Entries, Place, Relation, Scalar, element_key, items};
-use crate::kinds::schema::Type;
 
 /// The set of an object's fields: its leaves, its list elements and its entries of maps.
-pub fn fields_of(ty: &Type, object: &Value) -> Result<FieldSet, String> {
-    collect(Place::Message(ty), object).map(|(children, _)| FieldSet::from_node(children))
+pub fn fields_of<'s>(root: impl Into<Place<'s>>, object: &Value) -> Result<FieldSet, String> {
+    collect(root.into(), object).map(|(children, _)| FieldSet::from_node(children))
 }
 
 /// What the set holds below a value, and whether the value is a leaf.
@@ -51,8 +50,8 @@ fn collect(at: Place<'_>, value: &Value) -> Result<(Map<String, Value>, bool), S
 
 /// `set` and every declared field that leads to one of its fields. Structs are not in the sets of those
 /// who own something in them; for taking fields away they must be.
-pub fn with_structs(ty: &Type, set: &FieldSet) -> FieldSet {
-    FieldSet::from_node(with_structs_below(Some(Place::Message(ty)), set.root()))
+pub fn with_structs<'s>(root: impl Into<Place<'s>>, set: &FieldSet) -> FieldSet {
+    FieldSet::from_node(with_structs_below(Some(root.into()), set.root()))
 }
 
 fn with_structs_below(place: Option<Place<'_>>, set: Below<'_>) -> Map<String, Value> {
@@ -77,9 +76,9 @@ fn with_structs_below(place: Option<Place<'_>>, set: Below<'_>) -> Map<String, V
 }
 
 /// Checks that a configuration fits its type. The text is upstream's, which names every fault.
-pub fn check(ty: &Type, config: &Value) -> Result<(), String> {
+pub fn check<'s>(root: impl Into<Place<'s>>, config: &Value) -> Result<(), String> {
     let mut faults = Faults::default();
-    check_place(Place::Message(ty), config, &mut Vec::new(), &mut faults);
+    check_place(root.into(), config, &mut Vec::new(), &mut faults);
     match faults.texts.as_slice() {
         [] => Ok(()),
         [one] => Err(one.clone()),

@@ -6,11 +6,10 @@ use serde_json::{Map, Value};
 
 use super::set::{Below, FieldSet, Step};
 use super::shape::{Atom, Entries, Place, Relation, element_key, items};
-use crate::kinds::schema::Type;
 
 /// `live` with everything that `config` says.
-pub fn merge(ty: &Type, live: &Value, config: &Value) -> Result<Value, String> {
-    Ok(merge_place(Place::Message(ty), Some(live), Some(config))?.unwrap_or_else(|| Value::Object(Map::new())))
+pub fn merge<'s>(root: impl Into<Place<'s>>, live: &Value, config: &Value) -> Result<Value, String> {
+    Ok(merge_place(root.into(), Some(live), Some(config))?.unwrap_or_else(|| Value::Object(Map::new())))
 }
 
 /// `None` is nothing at all: it is left out of the map or list around it.
@@ -147,11 +146,11 @@ fn merge_list(
 }
 
 /// `object` without the fields of `gone`.
-pub fn remove(ty: &Type, object: &Value, gone: &FieldSet) -> Value {
+pub fn remove<'s>(root: impl Into<Place<'s>>, object: &Value, gone: &FieldSet) -> Value {
     if gone.is_empty() {
         return object.clone();
     }
-    remove_below(Place::Message(ty), object, gone.root())
+    remove_below(root.into(), object, gone.root())
 }
 
 /// A list or map that loses everything becomes null, which is as good as absent.

@@ -12,18 +12,18 @@ use super::compare::compare;
 use super::fields::fields_of;
 use super::set::FieldSet;
 use crate::kinds::meta::ANNOTATIONS_MAX_BYTES;
-use crate::kinds::schema::{Type, conform::conform};
+use crate::kinds::model::Model;
 
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// The one manager that all this is for.
 const KUBECTL: &str = "kubectl";
 
 /// Whether all that is taken from others is what the writer itself has applied from the client's side.
-pub fn allows(ty: &'static Type, live: &Value, writer: &Writer<'_>, taken: &[(String, FieldSet)]) -> bool {
+pub fn allows(model: &Model, live: &Value, writer: &Writer<'_>, taken: &[(String, FieldSet)]) -> bool {
     if writer.manager != KUBECTL {
         return false;
     }
-    let Some(own) = last_applied_fields(ty, live, writer) else { return false };
+    let Some(own) = last_applied_fields(model, live, writer) else { return false };
     taken.iter().all(|(_, fields)| {
         let mut others = fields.clone();
         others.subtract(&own);
@@ -32,16 +32,16 @@ pub fn allows(ty: &'static Type, live: &Value, writer: &Writer<'_>, taken: &[(St
 }
 
 /// The fields of the annotation that are still as it says.
-fn last_applied_fields(ty: &'static Type, live: &Value, writer: &Writer<'_>) -> Option<FieldSet> {
+fn last_applied_fields(model: &Model, live: &Value, writer: &Writer<'_>) -> Option<FieldSet> {
     let text = live["metadata"]["annotations"][LAST_APPLIED].as_str()?;
     let mut last: Value = serde_json::from_str(text).ok()?;
     if last["apiVersion"].as_str() != Some(writer.api_version) {
         return None;
     }
-    let mut fields = fields_of(ty, &last).ok()?;
+    let mut fields = fields_of(model, &last).ok()?;
     // As the server would write it, or `0.5` would not be `500m`.
-    conform(ty, &mut last, &mut Vec::new()).ok()?;
-    let difference = compare(ty, &last, live).ok()?;
+    model.conform(&mut last, &mut Vec::new()).ok()?;
+    let difference = compare(model, &last, live).ok()?;
     fields.subtract(&difference.modified);
     fields.subtract(&difference.added);
     fields.subtract(&difference.removed);

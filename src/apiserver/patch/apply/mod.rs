@@ -22,13 +22,14 @@ pub mod scale;
 pub mod set;
 pub mod shape;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::kinds::schema::{Type, conform::conform};
+use crate::kinds::model::Model;
 use compare::{Comparison, compare};
 use fields::{check, fields_of, with_structs};
 use managers::{Entry, Managers};
 use set::FieldSet;
+use shape::Place;
 
 /// The manager that gets what was there before anybody's fields were told apart.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
@@ -166,14 +167,14 @@ fn strip(set: &mut FieldSet) {
 
 /// Writes into `new` who owns its fields, after an update of any sort but apply. `live` is the object
 /// before, or the empty object of its type where there was none.
-pub fn track_update(ty: &Type, live: &Value, new: &mut Value, writer: &Writer<'_>) {
+pub fn track_update<'s>(root: impl Into<Place<'s>>, live: &Value, new: &mut Value, writer: &Writer<'_>) {
     let mut managers = managers_of_update(live, new, writer);
     let existed = live["metadata"]["uid"].is_string();
     // An object whose managers have been cleared stays without until somebody applies.
     if managers.is_empty() && existed {
         return;
     }
-    match compare(ty, live, new) {
+    match compare(root, live, new) {
         Ok(comparison) => take(&mut managers, comparison, writer),
         // An object whose list elements cannot be told apart has no field sets.
         Err(_) => return,
@@ -240,7 +241,7 @@ fn put_managers(object: &mut Value, managers: Managers) {
 /// Applies `config` to `live`, which is the empty object of its type where there is none yet. The
 /// result is typed, but not defaulted.
 pub fn apply(
-    ty: &'static Type,
+    model: &Model,
     live: &Value,
     config: &Value,
     writer: &Writer<'_>,
@@ -252,24 +253,21 @@ pub fn apply(
         metadata.remove("managedFields");
     }
     if managers.is_empty() {
-        let mut empty = Value::Object(Map::new());
-        // An empty object has no field that could be of a wrong type.
-        let _ = conform(ty, &mut empty, &mut Vec::new());
         let before = Writer { manager: BEFORE_FIRST_APPLY, ..writer.clone() };
-        let first = compare(ty, &empty, &live).map_err(|fault| live_fault(&live, &fault))?;
+        let first = compare(model, &model.empty(), &live).map_err(|fault| live_fault(&live, &fault))?;
         take(&mut managers, first, &before);
     }
     if !config["metadata"]["managedFields"].is_null() {
         return Err(ApplyError::BadRequest("metadata.managedFields must be nil".to_owned()));
     }
-    check(ty, config).map_err(|fault| config_fault(config, &fault))?;
-    let merge = Merging { ty, live: &live, config, writer };
+    check(model, config).map_err(|fault| config_fault(config, &fault))?;
+    let merge = Merging { root: model.into(), live: &live, config, writer };
     let Merged { object: mut new, managers, taken } = merge.run(managers)?;
-    if !force && !taken.is_empty() && !migrate::allows(ty, &live, writer, &taken) {
+    if !force && !taken.is_empty() && !migrate::allows(model, &live, writer, &taken) {
         return Err(ApplyError::Conflict(Conflicts::new(&taken)));
     }
     migrate::refresh_last_applied(&mut new, config, writer);
-    conform(ty, &mut new, &mut Vec::new()).map_err(|mismatch| {
+    model.conform(&mut new, &mut Vec::new()).map_err(|mismatch| {
         ApplyError::Failed(format!(
             "failed to convert new object ({}) to proper version ({}): {mismatch}",
             identity(&new),
@@ -308,7 +306,7 @@ pub fn group_version_kind(object: &Value) -> String {
 
 /// One application of a configuration.
 struct Merging<'a> {
-    ty: &'a Type,
+    root: Place<'a>,
     live: &'a Value,
     config: &'a Value,
     writer: &'a Writer<'a>,
@@ -324,21 +322,21 @@ struct Merged {
 
 impl Merging<'_> {
     fn run(&self, mut managers: Managers) -> Result<Merged, ApplyError> {
-        let Self { ty, live, config, writer } = *self;
+        let Self { root, live, config, writer } = *self;
         let failed = |error: String| ApplyError::Failed(format!("failed to merge config: {error}"));
-        let merged = merge::merge(ty, live, config).map_err(failed)?;
-        let set = writer.without_reset(fields_of(ty, config).map_err(failed)?);
+        let merged = merge::merge(root, live, config).map_err(failed)?;
+        let set = writer.without_reset(fields_of(root, config).map_err(failed)?);
         let mut entry = writer.entry(true, set);
         let previous = managers.find(&entry).cloned();
         managers.put(entry.clone());
         let new = match &previous {
             Some(last) if !last.fields.is_empty() => {
                 let last = writer.without_reset(last.fields.clone());
-                prune(ty, merged, &managers, &last).map_err(failed)?
+                prune(root, merged, &managers, &last).map_err(failed)?
             }
             _ => merged,
         };
-        let comparison = compare(ty, live, &new).map_err(failed)?.without(writer.reset);
+        let comparison = compare(root, live, &new).map_err(failed)?.without(writer.reset);
         let (changed, removed) = comparison.into_changed_and_removed();
         let mut all_taken = Vec::new();
         for other in managers.0.iter_mut().filter(|other| !other.is_same(&entry)) {
@@ -361,23 +359,23 @@ impl Merging<'_> {
 }
 
 /// Takes out of `merged` what its manager had applied before (`last`) and nobody owns any more.
-fn prune(ty: &Type, merged: Value, managers: &Managers, last: &FieldSet) -> Result<Value, String> {
-    let last = with_structs(ty, last);
-    let pruned = merge::remove(ty, &merged, &last);
-    let all = with_structs(ty, &fields_of(ty, &merged)?);
+fn prune(root: Place<'_>, merged: Value, managers: &Managers, last: &FieldSet) -> Result<Value, String> {
+    let last = with_structs(root, last);
+    let pruned = merge::remove(root, &merged, &last);
+    let all = with_structs(root, &fields_of(root, &merged)?);
     // Owned by somebody, the new configuration included: back again.
     let mut owned = FieldSet::default();
     for entry in &managers.0 {
         owned.unite(&entry.fields);
     }
     let mut gone = all.clone();
-    gone.subtract(&with_structs(ty, &fields_of(ty, &pruned)?));
-    gone.subtract(&with_structs(ty, &owned));
-    let pruned = merge::remove(ty, &merged, &gone);
+    gone.subtract(&with_structs(root, &fields_of(root, &pruned)?));
+    gone.subtract(&with_structs(root, &owned));
+    let pruned = merge::remove(root, &merged, &gone);
     // Only what the manager itself had applied may go.
     let mut gone = all;
-    gone.subtract(&with_structs(ty, &fields_of(ty, &pruned)?));
-    Ok(merge::remove(ty, &merged, &gone.intersection(&last)))
+    gone.subtract(&with_structs(root, &fields_of(root, &pruned)?));
+    Ok(merge::remove(root, &merged, &gone.intersection(&last)))
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Map, json};
 
 use super::set::Step;
 use super::*;
-use crate::kinds::schema::lookup;
+use crate::kinds::schema::{Type, conform::conform, lookup};
 
 fn ty(name: &str) -> &'static Type {
     lookup(&format!("io.k8s.api.{name}")).unwrap()
@@ -23,7 +23,7 @@ fn empty(ty: &'static Type) -> Value {
 fn run(kind: &str, live: &Value, config: Value, manager: &str, force: bool) -> Result<Value, ApplyError> {
     let ty = ty(kind);
     let live = if live.is_null() { empty(ty) } else { live.clone() };
-    let mut new = apply(ty, &live, &config, &writer(manager), force)?;
+    let mut new = apply(&ty.into(), &live, &config, &writer(manager), force)?;
     new["metadata"]["uid"] = "u".into();
     Ok(new)
 }

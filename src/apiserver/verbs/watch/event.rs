@@ -7,6 +7,7 @@ use super::shared::Shared;
 use crate::apiserver::codec::Representation;
 use crate::apiserver::codec::negotiate::Shape;
 use crate::apiserver::registry::encoding::{self, Form, Stored};
+use crate::apiserver::registry::outline::outline;
 use crate::apiserver::reply::Look;
 use crate::apiserver::selector::Selector;
 use crate::apiserver::status::ApiError;
@@ -53,7 +54,7 @@ impl Writer {
     /// The line for an object that is there at the start; `None` when it is not selected.
     pub fn initial(&mut self, stored: &Stored) -> Option<Bytes> {
         if !self.selector.is_empty() {
-            let object = encoding::decode(self.kind, &stored.bytes, stored.revision).ok()?;
+            let object = outline(self.kind, &stored.bytes, stored.revision).ok()?;
             if !self.selector.matches(self.kind, &object) {
                 return None;
             }

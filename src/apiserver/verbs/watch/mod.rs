@@ -73,7 +73,8 @@ struct Begun {
 impl Begun {
     fn into_stream(self, server: &ApiServer, deadline: Instant, bookmarks: bool) -> Stream {
         let Self { watch, writer, initial, revision, mark_end } = self;
-        let (changes, stop) = (server.changes.clone(), server.shutdown.clone());
+        let retired = server.registry.definitions.current().retired(writer.kind());
+        let (changes, stop) = (server.changes.clone(), retired.unwrap_or_else(|| server.shutdown.clone()));
         Stream::new(watch, writer, changes, stop, deadline, bookmarks).with_initial(initial, revision, mark_end)
     }
 }

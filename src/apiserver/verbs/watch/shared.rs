@@ -45,7 +45,7 @@ impl Changes {
             let (new, old, lines) = Default::default();
             Arc::new(Shared { change, decoded: self.decoded.clone(), new, old, lines })
         };
-        if kind.conversion().is_some() {
+        if kind.conversion().is_some() || kind.custom().is_some() {
             return fresh(change);
         }
         let index = usize::try_from(change.revision).unwrap_or(0) % self.ring.len();

@@ -31,7 +31,7 @@ struct Running {
     watch: Watch,
     writer: Writer,
     changes: Changes,
-    /// The server stops. Made once, so that a step costs no registration.
+    /// The server stops, or the kind has changed. Made once, so that a step costs no registration.
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     initial: VecDeque<Stored>,
     /// The bookmark that ends the initial events, still to be sent.

@@ -52,6 +52,7 @@ async fn spec(linux: LinuxContainer) -> ContainerSpec {
         image: super::super::super::Runtime::prepare(&FakeRuntime::serving(), &source).await.expect("a fake image"),
         args: vec!["/bin/serve".into(), "--port=80".into()],
         env: vec![("A".into(), "b".into())],
+        deferred: None,
         mounts: vec![Mount { host: "/host/data".into(), guest: "/data".into(), read_only: true }],
         deferred: None,
         memory_limit: Some(64 << 20),

@@ -23,6 +23,35 @@ pub fn from_json(json: &Json) -> Value {
     }
 }
 
+/// An RFC 3339 time.
+pub fn timestamp(text: &str) -> Option<Value> {
+    converted("timestamp", text)
+}
+
+/// A span of so many nanoseconds.
+pub fn duration(nanoseconds: i64) -> Value {
+    converted("duration", &format!("{nanoseconds}ns")).unwrap_or(Value::Null)
+}
+
+/// The bytes of a base64 text.
+pub fn bytes(text: &str) -> Option<Value> {
+    use base64::Engine as _;
+    Some(Value::Bytes(Arc::new(base64::engine::general_purpose::STANDARD.decode(text).ok()?)))
+}
+
+/// The value of a type that only the library can make.
+fn converted(function: &str, text: &str) -> Option<Value> {
+    super::functions::call(function, false, vec![string(text)], &mut super::Budget::default()).ok()
+}
+
+pub fn some(value: Value) -> Value {
+    Value::Opaque(Arc::new(OptionalValue::of(value)))
+}
+
+pub fn none() -> Value {
+    Value::Opaque(Arc::new(OptionalValue::none()))
+}
+
 pub fn string(text: &str) -> Value {
     Value::String(Arc::new(text.to_owned()))
 }

@@ -11,7 +11,7 @@ use kube_cel::cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue};
 use kube_cel::cel::objects::OptionalValue;
 use kube_cel::cel::{Context, Value};
 
-use super::value::{self, type_name, weight};
+use super::value::{self, none, some, type_name, weight};
 use super::{Budget, pattern};
 
 /// Prefixes of functions that look like methods of a variable.
@@ -287,14 +287,6 @@ fn modest_precisions(template: &str) -> bool {
         let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
         digits.is_empty() || digits.parse::<usize>().is_ok_and(|digits| digits <= MAX_PRECISION)
     })
-}
-
-pub fn none() -> Value {
-    Value::Opaque(Arc::new(OptionalValue::none()))
-}
-
-pub fn some(value: Value) -> Value {
-    Value::Opaque(Arc::new(OptionalValue::of(value)))
 }
 
 /// The optional that `value` is.

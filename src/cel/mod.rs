@@ -21,9 +21,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use kube_cel::cel::Value;
-/// What an expression comes to.
-pub use kube_cel::cel::Value as Evaluated;
+pub use kube_cel::cel::Value;
 use kube_cel::cel::common::ast::{EntryExpr, Expr, IdedExpr};
 use kube_cel::cel::parser::Parser;
 

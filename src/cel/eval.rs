@@ -9,8 +9,8 @@ use kube_cel::cel::common::ast::{
 };
 use kube_cel::cel::objects::{Key, KeyRef, Map, OptionalValue};
 
-use super::functions::{self, no_overload, none, optional, some};
-use super::value::{self, weight};
+use super::functions::{self, no_overload, optional};
+use super::value::{self, none, some, weight};
 use super::{Budget, Scope};
 
 /// Stack is added when less than this is left, so many bytes at a time.
