@@ -22,8 +22,6 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use kube_cel::cel::Value;
-/// What an expression comes to.
-pub use kube_cel::cel::Value as Evaluated;
 use kube_cel::cel::common::ast::{EntryExpr, Expr, IdedExpr};
 use kube_cel::cel::parser::Parser;
 

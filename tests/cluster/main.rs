@@ -6,10 +6,13 @@
 mod admission;
 mod apply;
 mod autoscaler;
+mod certificates;
 mod cli;
+mod clients;
 mod compile;
 mod corpus;
 mod custom;
+mod docker;
 mod faults;
 mod guests;
 mod harness;

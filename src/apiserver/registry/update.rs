@@ -1,5 +1,6 @@
 //! Updates: from the object as it is to the object as it shall be, in one compare-and-swap.
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::encoding::{self, Stored};
@@ -99,7 +100,7 @@ impl Registry {
         let request = Request { registry: self, place, operation: Operation::Update, old: Some(old), author };
         if lane == Lane::Server {
             owners::track(place.kind, Some(old), new, &author.owner);
-            admission::mutate_by_webhooks(&request, new).await?;
+            admission::mutate_without_plugins(&request, new).await?;
             return Ok(nothing);
         }
         kmeta::normalize(new);
@@ -107,8 +108,9 @@ impl Registry {
         owners::track(place.kind, Some(old), new, &author.owner);
         kmeta::prepare_update(new, old);
         if lane == Lane::Status {
-            admission::mutate_by_webhooks(&request, new).await?;
+            admission::mutate_without_plugins(&request, new).await?;
             place.kind.prepare_status_update(new, old);
+            place.kind.date_status(new, old, Timestamp::now());
             return Ok(nothing);
         }
         admission::mutate(&request, new).await?;

@@ -150,6 +150,7 @@ async fn a_security_context_is_what_the_engine_calls_it() {
         apparmor: Profile::Local("mine".into()),
         tty: true,
         stdin: true,
+        stdin_once: true,
         ..LinuxContainer::default()
     };
     let spec = spec(linux).await;
