@@ -117,6 +117,7 @@ fn requests(c: &mut Criterion) {
     let config = NetworkConfig {
         ingress: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
         services: true,
+        dns: None,
         node_port_ip: IpAddr::from([127, 0, 0, 1]),
         threads: 1,
         policy: Arc::new(DenyAll),

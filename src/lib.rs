@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! manifest → apiserver (authn → authz → decode → default → admit → validate) → store (one revision)
-//!         → watch feed → controllers · scheduler → apiserver … → node agent → runtime (wasm)
+//!         → watch feed → controllers · scheduler → apiserver … → node agent → runtime (wasm | docker)
 //!         → status → apiserver → EndpointSlices → router table → requests
 //! ```
 //!
@@ -27,7 +27,7 @@
 //! | [`reconcile`] | shared watches, the planner's kit | `client` |
 //! | [`controllers`] | one file a controller | `reconcile`, `kinds` |
 //! | [`scheduler`] | which node a pod runs on | `reconcile`, `kinds` |
-//! | [`runtime`] | running containers: the Wasm host | `wire` |
+//! | [`runtime`] | running containers: the Wasm host, a Docker Engine's | `wire` |
 //! | [`network`] | route table, balancing, ingress, service router | `wire`, `kinds` |
 //! | [`node`] | the node agent | `reconcile`, `runtime`, `network`, `kinds`, `wire`, `client`, `oci` |
 //! | [`app`], [`cli`] | the composition root; the commands | all |

@@ -23,12 +23,17 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a cluster in `dir`, with what is kept there, and waits until it says that it is ready.
     pub fn start(dir: &Path, nodes: usize, manifests: &[&str]) -> Self {
+        Self::start_with(dir, nodes, manifests, &[])
+    }
+
+    /// The same, with more flags.
+    pub fn start_with(dir: &Path, nodes: usize, manifests: &[&str], flags: &[&str]) -> Self {
         let (api, ingress) = (free_address(), free_address());
         let mut command = Command::new(env!("CARGO_BIN_EXE_coracle"));
         command.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("RUST_BACKTRACE");
         command.arg("up").arg("--data-dir").arg(dir.join("data")).arg("--kubeconfig").arg(dir.join("kubeconfig"));
         command.args(["--api-addr", &api.to_string(), "--ingress-addr", &ingress.to_string()]);
-        command.args(["--nodes", &nodes.to_string()]);
+        command.args(["--nodes", &nodes.to_string()]).args(flags);
         for manifest in manifests {
             command.args(["-f", manifest]);
         }

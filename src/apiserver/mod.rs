@@ -104,10 +104,10 @@ pub struct ApiConfig {
     pub account_key: Option<AccountKey>,
     /// The authority's certificate, for Secrets that hold a token.
     pub ca_pem: String,
-    /// What this server shows to other API servers behind it.
-    pub proxy_identity: Option<Credentials>,
     /// Who is told of requests.
     pub audit: Option<Arc<Audit>>,
+    /// What this server shows to other API servers behind it.
+    pub proxy_identity: Option<Credentials>,
 }
 
 impl ApiConfig {
@@ -121,8 +121,8 @@ impl ApiConfig {
             node_tls: None,
             account_key: None,
             ca_pem: String::new(),
-            proxy_identity: None,
             audit: None,
+            proxy_identity: None,
         }
     }
 }
@@ -180,8 +180,8 @@ impl ApiServer {
             node_tls,
             account_key,
             ca_pem,
-            proxy_identity,
             audit,
+            proxy_identity,
         } = config;
         let key = match account_key {
             Some(key) => key,
@@ -248,7 +248,8 @@ async fn handle(State(server): State<ApiServer>, request: Request<Body>) -> Resp
     let Some(audit) = server.audit.clone() else {
         return answer(server, request, said).await.unwrap_or_else(IntoResponse::into_response);
     };
-    let (request, entry) = audit.begin(&server.registry.definitions.current(), request, &said).await;
+    let custom = server.registry.definitions.current();
+    let (request, entry) = audit.begin(&custom, request, &said).await;
     let response = answer(server, request, said).await.unwrap_or_else(IntoResponse::into_response);
     match entry {
         Some(entry) => entry.end(response).await,

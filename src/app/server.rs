@@ -54,8 +54,8 @@ pub async fn serve(config: ServerConfig, stop: CancellationToken) -> Result<()> 
     api_config.node_tls = Some(node_tls(&pki)?);
     api_config.account_key = Some(AccountKey::open(&config.data_dir.join("pki/sa.key"))?);
     api_config.ca_pem = pki.ca_pem.clone();
-    api_config.proxy_identity = Some(pki.front_proxy.clone());
     api_config.audit = config.audit.clone();
+    api_config.proxy_identity = Some(pki.front_proxy.clone());
     let api = ApiServer::start(api_config).await.context("cannot start the API server")?;
     let join = JoinConfig {
         pki: pki.clone(),

@@ -180,6 +180,13 @@ pub static CONTROLLERS: &[Controller] = &[
     },
     Controller { name: "horizontal-pod-autoscaler", start: |cluster, _| Box::pin(autoscaler::run(cluster)) },
     Controller {
+        name: "validatingadmissionpolicy-status",
+        start: |cluster, _| {
+            let controller = policy_status::PolicyStatuses::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, 1))
+        },
+    },
+    Controller {
         name: "certificates",
         start: |cluster, config| Box::pin(certificates::run(cluster, config.signer.clone())),
     },
@@ -205,13 +212,6 @@ pub static CONTROLLERS: &[Controller] = &[
         },
     },
     Controller { name: "apiservice-status", start: |cluster, _| Box::pin(api_services::run(cluster)) },
-    Controller {
-        name: "validatingadmissionpolicy-status",
-        start: |cluster, _| {
-            let controller = policy_status::PolicyStatuses::new(&cluster);
-            Box::pin(run_reconciler(cluster, controller, 1))
-        },
-    },
     Controller { name: "garbage", start: |cluster, _| Box::pin(garbage::run(cluster)) },
     Controller {
         name: "node-lifecycle",

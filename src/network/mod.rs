@@ -13,6 +13,7 @@ pub mod anyip;
 mod balance;
 mod cores;
 mod dial;
+mod dns;
 mod headers;
 mod http;
 mod ingress;
@@ -58,6 +59,8 @@ pub struct NetworkConfig {
     pub ingress: Option<SocketAddr>,
     /// Whether ClusterIPs and node ports are listened on, for those who come by socket.
     pub services: bool,
+    /// Where the cluster's DNS server answers; `None`: nobody here asks one.
+    pub dns: Option<IpAddr>,
     /// Where node ports listen.
     pub node_port_ip: IpAddr,
     /// Threads that serve connections; 0: as many as the machine has processors.
@@ -88,6 +91,8 @@ pub struct Network {
     /// `None`: only guests and the ingress use Services here.
     doors: Option<Doors>,
     ingress: Option<SocketAddr>,
+    /// Where the DNS server answers, if it could be bound.
+    dns: Option<IpAddr>,
     policy: Arc<dyn OutboundPolicy>,
     outside: Arc<outside::Outside>,
 }
@@ -108,9 +113,19 @@ impl Network {
             None => None,
         };
         let doors = config.services.then(|| Doors::new(server.clone(), forwarder.clone(), config.node_port_ip));
+        let dns = config.dns.filter(|ip| answer_names(&server, &directory, *ip));
         let policy = config.policy.clone();
         let outside = outside::Outside::new(Arc::new(move |ip| policy.is_outside(ip)), config.roots);
-        Ok(Self { directory, forwarder, server, doors, ingress, policy: config.policy, outside: Arc::new(outside) })
+        Ok(Self {
+            directory,
+            forwarder,
+            server,
+            doors,
+            ingress,
+            dns,
+            policy: config.policy,
+            outside: Arc::new(outside),
+        })
     }
 
     /// Puts a new table in force. Listeners follow: what a new Service needs is bound, what nobody
@@ -168,6 +183,11 @@ impl Network {
         self.ingress
     }
 
+    /// Where the DNS server answers.
+    pub fn dns(&self) -> Option<IpAddr> {
+        self.dns
+    }
+
     /// The addresses of Services that could not be bound, and why.
     pub fn unbound(&self) -> Vec<Unbound> {
         self.doors.as_ref().map(Doors::unbound).unwrap_or_default()
@@ -182,6 +202,27 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         self.server.cut();
+    }
+}
+
+/// Opens the DNS server; whether it could be.
+fn answer_names(server: &Arc<Server>, directory: &Arc<Directory>, ip: IpAddr) -> bool {
+    let address = SocketAddr::new(ip, 53);
+    let bound = dns::bind(address).and_then(|datagrams| Ok((datagrams, serve::bind(address, true)?)));
+    match bound {
+        Ok((datagrams, listener)) => {
+            let resolver = dns::Resolver::new(directory.clone(), ip);
+            server.accept(listener, server.listener_token(), resolver.clone());
+            server.keep(resolver.serve(datagrams, server.listener_token()));
+            true
+        }
+        Err(error) => {
+            tracing::warn!(
+                "no DNS server at {address} for containers: {error}; ports below 1024 need CAP_NET_BIND_SERVICE or a \
+                 lower net.ipv4.ip_unprivileged_port_start"
+            );
+            false
+        }
     }
 }
 

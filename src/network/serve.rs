@@ -141,6 +141,11 @@ impl Server {
         });
     }
 
+    /// Runs a part of the server that is no listener, until all are closed.
+    pub(super) fn keep(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tracker.spawn(work);
+    }
+
     async fn accept_one(&self, listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
         // Taken only to wait for room; each connection takes its own place when it begins.
         drop(self.connections.acquire().await);

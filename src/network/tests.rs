@@ -81,6 +81,7 @@ async fn network_with(ingress: bool, roots: Option<Arc<rustls::RootCertStore>>) 
     let config = NetworkConfig {
         ingress: ingress.then(|| SocketAddr::new(fresh_ip(), 0)),
         services: true,
+        dns: None,
         node_port_ip: fresh_ip(),
         threads: 1,
         policy: Arc::new(Allow("127.0.0.2")),

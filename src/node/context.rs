@@ -82,7 +82,7 @@ impl Context {
         // systemd-resolved shows the servers behind its own in another file.
         let files = ["/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"];
         let text = files.iter().find_map(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
-        let (cluster, domain) = (self.config.dns, self.config.cluster_domain.as_str());
+        let (cluster, domain) = (self.network.dns(), self.config.cluster_domain.as_str());
         resolver::of(pod, &resolver::Sources { cluster, domain, machine: &Dns::parse(&text) })
     }
 

@@ -11,8 +11,10 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
+use super::fallback;
 use crate::oci::Usage;
 use crate::reconcile::{EventKind, Shared};
+use crate::runtime::KeptImage;
 
 /// The kubelet's period.
 const PERIOD: Duration = Duration::from_secs(5 * 60);
@@ -87,7 +89,9 @@ pub struct InUse {
 fn named(pods: &[Arc<Pod>]) -> HashSet<String> {
     let specs = pods.iter().filter_map(|pod| pod.spec.as_ref());
     let containers = specs.flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
-    containers.filter_map(|container| container.image.clone()).collect()
+    let images: HashSet<String> = containers.filter_map(|container| container.image.clone()).collect();
+    let annotations = pods.iter().filter_map(|pod| pod.metadata.annotations.as_ref());
+    images.into_iter().chain(annotations.flat_map(fallback::images)).collect()
 }
 
 /// Looks from time to time, until shutdown.
@@ -121,13 +125,16 @@ async fn collect(
     wanted: impl Fn(Disk, u64) -> u64 + Send + 'static,
 ) -> (u64, u64) {
     let limits = context.config.image_gc;
-    let in_use = context.images.in_use(&named(&pods.list()));
+    let names = named(&pods.list());
+    let in_use = context.images.in_use(&names);
+    let engines = engine_images(context).await;
+    let engine_bytes: u64 = engines.iter().map(|image| image.bytes).sum();
     let (theirs, dir) = (context.clone(), context.config.data_dir.clone());
     let keep: Vec<String> = in_use.digests.iter().cloned().collect();
     let freed = tokio::task::spawn_blocking(move || {
         let images = theirs.images.list_pulled();
-        let pulled = images.iter().map(|image| image.bytes).sum();
-        let wanted = wanted(Disk::of(&dir)?, pulled);
+        let pulled: u64 = images.iter().map(|image| image.bytes).sum();
+        let wanted = wanted(Disk::of(&dir)?, pulled + engine_bytes);
         let mut freed = 0;
         for image in victims(images, &in_use, SystemTime::now(), limits.min_age) {
             if freed >= wanted {
@@ -142,12 +149,39 @@ async fn collect(
         Some((wanted, freed))
     });
     let Ok(Some((wanted, mut freed))) = freed.await else { return (0, 0) };
+    for store in context.runtimes.iter().filter_map(|runtime| runtime.images()) {
+        for image in unused(store.list().await, &names, SystemTime::now(), limits.min_age) {
+            if freed < wanted {
+                freed += store.remove(&image).await;
+                tracing::info!(image = image.references.join(", "), bytes = image.bytes, "image removed to make room");
+            }
+        }
+    }
     for runtime in &context.runtimes {
         if freed < wanted {
             freed += runtime.reclaim(&keep, wanted - freed).await;
         }
     }
     (wanted, freed)
+}
+
+/// What runtimes that keep images themselves have brought for this node.
+async fn engine_images(context: &Context) -> Vec<KeptImage> {
+    let mut images = Vec::new();
+    for store in context.runtimes.iter().filter_map(|runtime| runtime.images()) {
+        images.extend(store.list().await);
+    }
+    images
+}
+
+/// Those of them that may go, in the order in which they do.
+fn unused(mut images: Vec<KeptImage>, names: &HashSet<String>, now: SystemTime, min_age: Duration) -> Vec<KeptImage> {
+    images.retain(|image| {
+        let old = now.duration_since(image.used).is_ok_and(|age| age >= min_age);
+        old && !image.references.iter().any(|reference| names.contains(reference))
+    });
+    images.sort_by_key(|image| image.used);
+    images
 }
 
 fn tell_failure(context: &Context, wanted: u64, freed: u64) {
@@ -202,6 +236,20 @@ mod tests {
         let order: Vec<String> =
             victims(images, &in_use, now, Duration::from_secs(120)).into_iter().map(|image| image.reference).collect();
         assert_eq!(order, ["b", "a"]);
+    }
+
+    #[test]
+    fn an_engines_image_goes_when_no_name_of_it_is_used() {
+        let now = SystemTime::now();
+        let image = |names: &[&str], age: u64| KeptImage {
+            id: names.join(" "),
+            references: names.iter().map(ToString::to_string).collect(),
+            bytes: 1,
+            used: now - Duration::from_secs(age),
+        };
+        let images = vec![image(&["a:1"], 300), image(&["b:1", "b:2"], 900), image(&["c:1"], 10), image(&["d:1"], 600)];
+        let unused = unused(images, &["b:2".to_owned()].into(), now, Duration::from_secs(120));
+        assert_eq!(unused.into_iter().map(|image| image.id).collect::<Vec<_>>(), ["d:1", "a:1"]);
     }
 
     #[test]

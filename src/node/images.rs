@@ -132,6 +132,22 @@ impl Images {
         InUse { references: parsed.map(|one| one.to_string()).collect(), digests: meant.values().cloned().collect() }
     }
 
+    /// Whether the reference means a module, as far as is known here without asking anybody.
+    pub fn is_known_module(&self, reference: &str, credentials: &Credentials) -> bool {
+        let is_file = Reference::parse(reference).is_some_and(|parsed| self.local.find(&parsed).is_some());
+        let was_pulled = || {
+            let parsed: oci::Reference = reference.parse().ok()?;
+            self.puller.as_ref()?.present(&parsed, credentials)
+        };
+        is_file || was_pulled().is_some()
+    }
+
+    /// Whether a registry has a module under the reference; `None` if there is no answer.
+    pub async fn is_module_elsewhere(&self, reference: &str, credentials: &Credentials) -> Option<bool> {
+        let parsed: oci::Reference = reference.parse().ok()?;
+        self.puller.as_ref()?.is_module(&parsed, credentials).await.ok()
+    }
+
     /// The images that registries gave. Blocks.
     pub fn list_pulled(&self) -> Vec<Usage> {
         let Some(puller) = &self.puller else { return Vec::new() };

@@ -55,7 +55,7 @@ pub async fn prepare(
     pod: &Arc<core::Pod>,
 ) -> Result<(Surroundings, Sources), (&'static str, String)> {
     let sandbox_failed = |why: String| ("FailedCreatePodSandBox", why);
-    let runtime = choose::runtime(context, pod).map_err(sandbox_failed)?;
+    let runtime = choose::runtime(context, pod).await.map_err(sandbox_failed)?;
     let ip = address(context, pod, runtime.nature()).map_err(sandbox_failed)?;
     let (volumes, sources) =
         context.volumes.mount(pod, &context.fields(pod, ip)).await.map_err(|why| ("FailedMount", why))?;

@@ -65,6 +65,7 @@ pub fn container(pod: &core::Pod, container: &core::Container, memory: u64) -> L
         apparmor: apparmor.map(|profile| named(&profile.type_, profile.localhost_profile)).unwrap_or_default(),
         tty: container.tty == Some(true),
         stdin: container.stdin == Some(true),
+        stdin_once: container.stdin_once == Some(true),
         oom_score_adj: oom_score_adj(pod, container, memory),
     }
 }

@@ -23,7 +23,9 @@ mod console;
 mod context;
 mod env;
 mod evict;
+mod fallback;
 mod fields;
+mod fs_group;
 mod grants;
 mod grpc_health;
 mod heartbeat;
@@ -169,9 +171,10 @@ async fn bind_network(config: &NodeConfig, pods: &Shared<Pod>) -> anyhow::Result
     let network = Network::bind(NetworkConfig {
         ingress: config.ingress,
         services: true,
+        dns: config.dns,
         node_port_ip: config.address,
         threads: 0,
-        policy: Arc::new(policy::Annotated { pods: pods.clone() }),
+        policy: Arc::new(policy::Annotated { pods: pods.clone(), inside: vec![config.pod_cidr, config.service_cidr] }),
         roots: None,
     });
     Ok(Arc::new(network.await?))

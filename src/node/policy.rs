@@ -8,11 +8,14 @@
 //!
 //! `*` alone allows every host. Services of the cluster need no permission here.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::network::OutboundPolicy;
 use crate::reconcile::{ObjectKey, Shared};
-use crate::wire::Caller;
+use crate::wire::{self, Caller};
 
 /// The annotation that names the hosts.
 pub const OUTBOUND_HOSTS: &str = "coracle.dev/outbound-hosts";
@@ -20,6 +23,8 @@ pub const OUTBOUND_HOSTS: &str = "coracle.dev/outbound-hosts";
 /// Reads the permission off the calling pod.
 pub struct Annotated {
     pub pods: Shared<Pod>,
+    /// The cluster's own addresses: no name of the world outside may lead to them.
+    pub inside: Vec<IpNet>,
 }
 
 impl OutboundPolicy for Annotated {
@@ -27,6 +32,10 @@ impl OutboundPolicy for Annotated {
         let pod = self.pods.get(&ObjectKey::new(caller.namespace.clone(), caller.pod.clone()));
         let list = pod.as_ref().and_then(|pod| pod.metadata.annotations.as_ref()?.get(OUTBOUND_HOSTS));
         list.is_some_and(|list| list.split(',').any(|pattern| matches(pattern.trim(), host)))
+    }
+
+    fn is_outside(&self, ip: IpAddr) -> bool {
+        wire::is_outside(ip) && !self.inside.iter().any(|range| range.contains(&ip))
     }
 }
 

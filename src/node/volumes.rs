@@ -26,6 +26,7 @@ use super::atomic_dir;
 use super::claims::{Claims, Directory};
 use super::env::{Found, expand};
 use super::fields::Fields;
+use super::fs_group;
 use super::objects::{Lookup, Name, Objects, Tracked, next_known};
 use super::payload::{self, FileBody, Payload, is_inside};
 use super::tokens::Tokens;
@@ -130,6 +131,7 @@ impl Volumes {
             fs::create_dir_all(&dir).map_err(failed)?;
             // Whoever a container's user is, as upstream has it.
             fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).map_err(failed)?;
+            give_to_group(&dir, fields.pod);
             Ok(writable(dir))
         } else if let Some(host) = &volume.host_path {
             host_path(host).map(writable)
@@ -175,7 +177,11 @@ impl Volumes {
         // Unique in this process and, by the time, across its lives.
         let number = self.versions.fetch_add(1, Ordering::Relaxed);
         let version = format!("{}_{number}", jiff::Timestamp::now().as_millisecond());
-        let written = tokio::task::spawn_blocking(move || write_if_new(&dir, &payload, &version));
+        let group = fs_group::of(fields.pod);
+        let written = tokio::task::spawn_blocking(move || {
+            write_if_new(&dir, &payload, &version)?;
+            group.map_or(Ok(()), |group| fs_group::give(&dir, group).or_else(if_not_root))
+        });
         match written.await.map_err(io::Error::other).flatten() {
             Ok(()) => Ok(()),
             Err(error) => Err(format!("cannot write its files: {error}")),
@@ -319,6 +325,20 @@ impl PodVolumes {
         }
         Ok(())
     }
+}
+
+/// To the pod's `fsGroup`, where it names one.
+fn give_to_group(dir: &Path, pod: &core::Pod) {
+    if let Some(group) = fs_group::of(pod)
+        && let Err(error) = fs_group::give(dir, group)
+    {
+        tracing::debug!(dir = %dir.display(), %error, "a volume stays as it was");
+    }
+}
+
+/// A node that is not root cannot give files away; they may be read all the same.
+fn if_not_root(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::PermissionDenied { Ok(()) } else { Err(error) }
 }
 
 #[async_trait::async_trait]

@@ -47,6 +47,8 @@ pub struct Worker {
     state: State,
     entry: Arc<Entry>,
     surroundings: Option<Surroundings>,
+    /// The name of the runtime that had or has them.
+    runtime: &'static str,
     slots: Vec<Slot>,
     running: FuturesUnordered<BoxFuture<'static, Outcome>>,
     writer: Writer,
@@ -129,6 +131,7 @@ impl Worker {
             state,
             entry,
             surroundings: None,
+            runtime: "wasm",
             running: FuturesUnordered::new(),
             deletion: None,
             removing: Removing::No,
@@ -297,6 +300,7 @@ impl Worker {
         match outcome {
             Outcome::Event(event) => self.step(event),
             Outcome::Prepared(Ok((surroundings, sources))) => {
+                self.runtime = surroundings.runtime.name();
                 self.surroundings = Some(surroundings);
                 self.watch_volumes(sources);
                 self.step(Event::Prepared(Ok(())));
@@ -540,7 +544,7 @@ impl Worker {
             state: &self.state,
             ip,
             host_ip: self.context.config.address,
-            runtime: self.surroundings.as_ref().map_or("wasm", |around| around.runtime.name()),
+            runtime: self.runtime,
             previous: self.writer.stored.as_deref(),
             now: Timestamp::now(),
         })

@@ -123,6 +123,22 @@ impl ImageConfig {
     }
 }
 
+/// Whether an image with this configuration is there for a module: it says so, or what it starts is one.
+pub(super) fn is_of_module(config: &[u8]) -> bool {
+    #[derive(Default, Deserialize)]
+    struct Platform {
+        #[serde(default)]
+        architecture: String,
+        #[serde(default)]
+        os: String,
+    }
+    let platform: Platform = serde_json::from_slice(config).unwrap_or_default();
+    let starts: ImageConfig = serde_json::from_slice(config).unwrap_or_default();
+    platform.architecture.starts_with("wasm")
+        || platform.os.starts_with("wasi")
+        || starts.file().is_some_and(|file| file.ends_with(".wasm"))
+}
+
 /// Relative to the root, without `.` and `..`; `None` for the root itself.
 fn normal(path: &Path) -> Option<String> {
     let mut parts: Vec<String> = Vec::new();
@@ -304,6 +320,18 @@ mod tests {
     fn manifest(types: &[&str]) -> OciImageManifest {
         let layer = |media_type: &&str| OciDescriptor { media_type: (*media_type).into(), ..OciDescriptor::default() };
         OciImageManifest { layers: types.iter().map(layer).collect(), ..OciImageManifest::default() }
+    }
+
+    #[test]
+    fn an_image_says_what_it_is_for() {
+        for (config, module) in [
+            (r#"{"architecture": "wasm", "os": "wasip1"}"#, true),
+            (r#"{"architecture": "amd64", "os": "linux", "config": {"Entrypoint": ["/app.wasm"]}}"#, true),
+            (r#"{"architecture": "amd64", "os": "linux", "config": {"Cmd": ["/bin/sh"]}}"#, false),
+            ("nonsense", false),
+        ] {
+            assert_eq!(is_of_module(config.as_bytes()), module, "{config}");
+        }
     }
 
     #[test]

@@ -111,6 +111,14 @@ impl Puller {
         }
     }
 
+    /// Asks the registry whether what it has is a module, or else an ordinary image of processes.
+    pub async fn is_module(&self, reference: &Reference, credentials: &Credentials) -> Result<bool, Error> {
+        let (inner, reference, accounts) = (self.inner.clone(), reference.clone(), credentials.matching(reference));
+        let task = tokio::spawn(async move { inner.is_module(&reference, &accounts).await });
+        let senseless = |_| Error::new(ErrorKind::Invalid, "the registry gave a senseless answer");
+        AbortOnDropHandle::new(task).await.map_err(senseless)?
+    }
+
     /// What has been pulled. Blocks.
     pub fn list(&self) -> Vec<Usage> {
         self.inner.store.list()
@@ -152,6 +160,16 @@ impl Inner {
         let kept = blocking(move || store.keep(record)).await;
         kept.map_err(|error| Error::disk("the image's record", &error))?;
         Ok(Pulled { path: self.store.blob(&module), module, manifest: digest, bytes, startup })
+    }
+
+    async fn is_module(&self, reference: &Reference, accounts: &[RegistryAuth]) -> Result<bool, Error> {
+        let (client, manifest, ..) = self.manifest(reference, accounts).await?;
+        if !matches!(layers::plan(&manifest), Ok(layers::Plan::Archives(_))) {
+            return Ok(true);
+        }
+        let file = self.blob(&Source { client: &client, reference }, &manifest.config, MAX_CONFIG_BYTES).await?;
+        let text = std::fs::read(&file).map_err(|error| Error::disk("the image's configuration", &error))?;
+        Ok(layers::is_of_module(&text))
     }
 
     /// The manifest, by the first account that is given it.

@@ -94,6 +94,8 @@ pub struct LinuxContainer {
     pub tty: bool,
     /// Its standard input is open.
     pub stdin: bool,
+    /// … until the first who types there has ended.
+    pub stdin_once: bool,
     /// From -1000 (never killed for want of memory) to 1000.
     pub oom_score_adj: i64,
 }

@@ -342,8 +342,6 @@ pub struct Nature {
     pub outlives_process: bool,
     /// A container can be given a single file; otherwise files come as directories.
     pub mounts_files: bool,
-    /// A command that asks for a terminal gets a real one.
-    pub terminals: bool,
 }
 
 /// An image in a runtime's own store.
@@ -468,6 +466,11 @@ pub trait Container: Send + Sync + 'static {
     async fn stop(&self, grace: Duration);
 
     fn usage(&self) -> Usage;
+
+    /// Whether who asks for a terminal gets a real one.
+    fn has_terminals(&self) -> bool {
+        false
+    }
 
     /// Runs one more command in the container's surroundings: its files, its variables, its limits. It
     /// ends with the container, and when the future is dropped. The error says why nothing was run.

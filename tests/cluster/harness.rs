@@ -223,8 +223,10 @@ fn launch(dir: &Path, api: SocketAddr, ingress: SocketAddr, options: &Options) -
     command.args(["--nodes", &options.nodes.max(1).to_string()]);
     // Clusters run side by side on one loopback: each has addresses of its own.
     let number = NEXT.fetch_add(1, Ordering::Relaxed) % 60;
-    command.args(["--service-cidr", &format!("127.{}.0.0/16", 100 + number)]);
-    command.args(["--pod-cidr", &format!("127.{}.0.0/16", 170 + number)]);
+    if !options.args.iter().any(|arg| arg == "--pod-cidr") {
+        command.args(["--service-cidr", &format!("127.{}.0.0/16", 100 + number)]);
+        command.args(["--pod-cidr", &format!("127.{}.0.0/16", 170 + number)]);
+    }
     for manifest in &options.manifests {
         command.args(["-f", manifest]);
     }

@@ -12,6 +12,7 @@ mod clients;
 mod compile;
 mod corpus;
 mod custom;
+mod docker;
 mod faults;
 mod guests;
 mod harness;

@@ -20,7 +20,7 @@ const HELLO: &str = "workloads/prebuilt/hello/1.wasm";
 const HTPASSWD: &str = "puller:$2y$05$qrT4bHJjiz9UvkTtCRwVSu5ALdiiez9AifnrtKGhLRvkWQ9MBwG/C\n";
 
 /// A running registry. Dropping it ends it.
-struct Registry {
+pub struct Registry {
     process: Child,
     dir: tempfile::TempDir,
     address: SocketAddr,
@@ -30,6 +30,14 @@ impl Registry {
     /// `None`, said aloud, where there is none to be run.
     fn start() -> Option<Self> {
         Self::with(|_| String::new())
+    }
+
+    /// One that asks for an account: `puller`, with the password `secret`.
+    pub fn private() -> Option<Self> {
+        Self::with(|dir| {
+            std::fs::write(dir.join("htpasswd"), HTPASSWD).expect("written");
+            format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", dir.join("htpasswd").display())
+        })
     }
 
     /// `more` is put into the configuration, indented below `http`, or as sections of its own.
@@ -67,7 +75,7 @@ impl Registry {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    fn image(&self, name: &str) -> String {
+    pub fn image(&self, name: &str) -> String {
         format!("{}/{name}", self.address)
     }
 
@@ -324,11 +332,7 @@ fn an_image_says_with_what_arguments_it_starts() {
 
 #[test]
 fn a_private_image_is_for_pods_with_its_secret() {
-    let htpasswd = |dir: &Path| {
-        std::fs::write(dir.join("htpasswd"), HTPASSWD).expect("written");
-        format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", dir.join("htpasswd").display())
-    };
-    let Some(registry) = Registry::with(htpasswd) else { return };
+    let Some(registry) = Registry::private() else { return };
     let image = registry.image("team/greet:v9");
     let push = |password| {
         let mut command = coracle();

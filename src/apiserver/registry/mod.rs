@@ -101,8 +101,8 @@ impl Registry {
         let policies = policies(store.clone());
         let webhooks = Webhooks::new(store.clone());
         let registered = registered(store.clone());
-        let fairness = Fairness::new(store.clone(), MAX_IN_FLIGHT);
         let graph = Arc::new(Graph::new(store.clone()));
+        let fairness = Fairness::new(store.clone(), MAX_IN_FLIGHT);
         Self {
             store,
             allocator,
@@ -112,8 +112,8 @@ impl Registry {
             webhooks,
             registered,
             decoded: Decoded::default(),
-            fairness,
             definitions: Definitions::default(),
+            fairness,
         }
     }
 

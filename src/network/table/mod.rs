@@ -142,6 +142,12 @@ impl RouteTable {
         self.services.get(namespace)?.get(name)
     }
 
+    /// The Service that has this ClusterIP.
+    pub fn named(&self, ip: IpAddr) -> Option<&Arc<Service>> {
+        let services = self.services.values().flat_map(HashMap::values);
+        services.into_iter().find(|service| service.cluster_ips.contains(&ip))
+    }
+
     /// The port of a Service at one of its ClusterIPs.
     pub fn at(&self, address: SocketAddr) -> Option<&Arc<ServicePort>> {
         self.by_address.get(&address)

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1 as core;
 use super::super::backoff::go_duration;
 use super::super::compose;
 use super::super::context::Context;
+use super::super::fallback;
 use super::super::images::{ImageFile, PullPolicy, Pulled, Wanted};
 use super::super::instances;
 use super::super::pod::{Note, Refusal};
@@ -92,11 +93,17 @@ impl Launch {
         container: &'a core::Container,
     ) -> Wanted<'a, impl Future<Output = Credentials> + Send + 'a> {
         Wanted {
-            reference: container.image.as_deref().unwrap_or_default(),
+            reference: self.reference(container),
             policy: PullPolicy::of(container.image_pull_policy.as_deref()),
             snapshot: false,
             credentials: pull_secrets::credentials(context, &self.pod, self.index),
         }
+    }
+
+    /// What stands for the container's image in this runtime.
+    fn reference<'a>(&'a self, container: &'a core::Container) -> &'a str {
+        let instead = fallback::image(&self.pod, &container.name).filter(|_| self.runtime.images().is_some());
+        instead.or(container.image.as_deref()).unwrap_or_default()
     }
 
     fn tell(&self, context: &Context, warning: bool, reason: &'static str, message: String) {

@@ -10,6 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 
+use super::channels::Wanted;
 use super::{Protocol, channels, exec};
 use crate::node::console::Console;
 use crate::node::server::NodeApi;
@@ -26,11 +27,12 @@ pub async fn attach(
     let key = ObjectKey::new(namespace.as_str(), pod.as_str());
     let (wanted, _) = exec::parse(query.as_deref().unwrap_or_default());
     let entry = api.context.register.get(&key);
-    let found = entry.and_then(|entry| Some((entry.running(&container)?.state(), entry.console(&container)?)));
-    let Some((state, console)) = found else {
+    let found = entry.and_then(|entry| Some((entry.running(&container)?, entry.console(&container)?)));
+    let Some((running, console)) = found else {
         let text = format!("unable to upgrade connection: container not found ({container:?})");
         return (StatusCode::NOT_FOUND, text).into_response();
     };
+    let (state, wanted) = (running.state(), Wanted { raw: running.has_terminals(), ..wanted });
     api.sessions.begin(&mut request, Protocol::ALL, move |socket, _| {
         channels::serve(socket, wanted, move |streams| session(console, state, streams))
     })

@@ -13,13 +13,14 @@ use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::{IDLE, PATIENCE, PING, Socket};
-use crate::runtime::{ExecEnd, ExecStreams};
+use crate::runtime::{ExecEnd, ExecStreams, TerminalSize};
 
 /// What is on its way between a command and its client, in each direction and stream.
 const PIPE: usize = 64 << 10;
@@ -52,6 +53,15 @@ pub struct Wanted {
     /// One terminal: what is written to either output comes as one, lines end as terminals want them, and
     /// the keys that interrupt and end input do.
     pub tty: bool,
+    /// The terminal is a real one, which does all that itself.
+    pub raw: bool,
+}
+
+impl Wanted {
+    /// Whether a terminal is to be played to the client.
+    fn plays(self) -> bool {
+        self.tty && !self.raw
+    }
 }
 
 /// When a session was last heard of, and when it last carried something.
@@ -95,14 +105,15 @@ where
     let (stdout, output) = tokio::io::duplex(PIPE);
     let (stderr, errors) = tokio::io::duplex(PIPE);
     let times = Times::new();
+    let (size, sizes) = watch::channel(TerminalSize::default());
     let streams = ExecStreams {
         stdin: if wanted.stdin { Box::new(input) } else { Box::new(tokio::io::empty()) },
         stdout: Box::new(stdout),
         stderr: Box::new(stderr),
-        terminal: None,
+        terminal: (wanted.tty && wanted.raw).then_some(sizes),
     };
     let end = {
-        let listening = listen(&mut source, stdin, wanted, &times);
+        let listening = listen(&mut source, stdin, wanted, &size, &times);
         let talking = talk(&mut sink, wanted, output, errors, &times);
         tokio::select! {
             (end, talked) = futures::future::join(work(streams), talking) => match talked {
@@ -132,7 +143,7 @@ async fn tell(
     {
         let channel = if wanted.tty { STDOUT } else { STDERR };
         for piece in end.message.as_bytes().chunks(CHUNK) {
-            sink.send(message(channel, &shown(piece, wanted.tty))).await?;
+            sink.send(message(channel, &shown(piece, wanted.plays()))).await?;
         }
     }
     sink.send(message(ERROR, status(&end).to_string().as_bytes())).await?;
@@ -218,7 +229,7 @@ async fn talk(
         if count > 0 && asked {
             times.note(true);
             let channel = if wanted.tty { STDOUT } else { channel };
-            let piece = shown(bytes.get(..count).unwrap_or_default(), wanted.tty);
+            let piece = shown(bytes.get(..count).unwrap_or_default(), wanted.plays());
             sink.send(message(channel, &piece)).await.map_err(gone)?;
         }
     }
@@ -230,7 +241,13 @@ async fn read(from: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> io::Res
 }
 
 /// Passes the client's input on; returns when it has left.
-async fn listen(source: &mut SplitStream<Socket>, stdin: DuplexStream, wanted: Wanted, times: &Times) -> Left {
+async fn listen(
+    source: &mut SplitStream<Socket>,
+    stdin: DuplexStream,
+    wanted: Wanted,
+    size: &watch::Sender<TerminalSize>,
+    times: &Times,
+) -> Left {
     let mut stdin = Some(stdin);
     while let Some(Ok(message)) = source.next().await {
         let (Message::Binary(_) | Message::Text(_)) = &message else {
@@ -245,7 +262,7 @@ async fn listen(source: &mut SplitStream<Socket>, stdin: DuplexStream, wanted: W
         let Some((channel, rest)) = bytes.split_first() else { continue };
         match (*channel, rest) {
             (STDIN, bytes) => {
-                let typed = typed(bytes, wanted.tty);
+                let typed = typed(bytes, wanted.plays());
                 if let Some(pipe) = &mut stdin
                     // A command that has stopped reading does not end its client's session.
                     && (pipe.write_all(&typed.bytes).await.is_err() || typed.ends)
@@ -257,12 +274,23 @@ async fn listen(source: &mut SplitStream<Socket>, stdin: DuplexStream, wanted: W
                 }
             }
             (CLOSE, [STDIN]) => stdin = None,
-            // A Wasm program has no window whose size could change.
-            (RESIZE, _) => {}
+            (RESIZE, bytes) => {
+                // A Wasm program has no window whose size could change: nobody listens then.
+                if let Some(now) = parse_size(bytes) {
+                    size.send_replace(now);
+                }
+            }
             _ => {}
         }
     }
     Left::Gone
+}
+
+/// `{"Width":80,"Height":24}`
+fn parse_size(bytes: &[u8]) -> Option<TerminalSize> {
+    let value: Value = serde_json::from_slice(bytes).ok()?;
+    let of = |name: &str| value.get(name)?.as_u64()?.try_into().ok();
+    Some(TerminalSize { columns: of("Width")?, rows: of("Height")? })
 }
 
 /// What a terminal makes of keys.
@@ -310,5 +338,8 @@ mod tests {
         let keys = typed(b"a\r\x04b", true);
         assert!(keys.bytes == Bytes::from_static(b"a\n") && keys.ends && !keys.interrupts);
         assert!(typed(b"\x03", true).interrupts);
+        let size = parse_size(br#"{"Width":80,"Height":24}"#);
+        assert_eq!(size, Some(TerminalSize { columns: 80, rows: 24 }));
+        assert_eq!(parse_size(b"wide"), None);
     }
 }

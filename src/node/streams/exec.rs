@@ -31,6 +31,7 @@ pub async fn exec(
         let text = format!("unable to upgrade connection: container not found ({container:?})");
         return (StatusCode::NOT_FOUND, text).into_response();
     };
+    let wanted = Wanted { raw: running.has_terminals(), ..wanted };
     let program_names = api.pods.get(&key).map(|pod| command::program_names(&pod, &container)).unwrap_or_default();
     let command = ExecCommand { args: words, program_names };
     api.sessions.begin(&mut request, Protocol::ALL, move |socket, _| {
@@ -64,7 +65,7 @@ mod tests {
     #[test]
     fn a_query_names_streams_and_words() {
         let (wanted, words) = parse("command=ls&command=%2Fa+b&input=0&output=1&error=1");
-        assert_eq!(wanted, Wanted { stdin: false, stdout: true, stderr: true, tty: false });
+        assert_eq!(wanted, Wanted { stdin: false, stdout: true, stderr: true, tty: false, raw: false });
         assert_eq!(words, ["ls", "/a b"]);
     }
 }

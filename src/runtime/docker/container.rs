@@ -179,6 +179,10 @@ impl Container for DockerContainer {
         self.life.usage()
     }
 
+    fn has_terminals(&self) -> bool {
+        true
+    }
+
     async fn exec(&self, command: ExecCommand, streams: ExecStreams) -> Result<ExecEnd, String> {
         exec::run(&self.life.engine, &self.life.id, command, streams).await
     }

@@ -43,7 +43,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use bollard::query_parameters::ListContainersOptionsBuilder;
+use bollard::query_parameters::{ListContainersOptionsBuilder, StopContainerOptionsBuilder};
 use futures::StreamExt as _;
 use ipnet::Ipv4Net;
 use tokio_util::task::AbortOnDropHandle;
@@ -57,6 +57,8 @@ pub use self::network::gateway;
 
 /// Containers removed at a time.
 const REMOVALS: usize = 8;
+/// What containers have to end in when the cluster does.
+const SHUTDOWN_SECONDS: i32 = 1;
 
 /// What the runtime is told.
 #[derive(Debug, Clone)]
@@ -145,7 +147,7 @@ impl Runtime for DockerRuntime {
     }
 
     fn nature(&self) -> Nature {
-        Nature { own_network: true, outlives_process: true, mounts_files: true, terminals: true }
+        Nature { own_network: true, outlives_process: true, mounts_files: true }
     }
 
     fn images(&self) -> Option<&dyn ImageStore> {
@@ -185,6 +187,7 @@ impl Runtime for DockerRuntime {
             return;
         }
         if let Ok(containers) = self.shared.containers(None).await {
+            self.shared.stop_all(&containers).await;
             self.shared.discard_all(containers).await;
             network::remove(&self.shared.engine, &self.shared.network).await;
         }
@@ -236,6 +239,20 @@ impl Shared {
         for uid in doomed {
             self.remove_pod(&uid).await;
         }
+    }
+
+    /// Tells all of them to end, and gives them a moment.
+    async fn stop_all(&self, containers: &[(String, String)]) {
+        let Ok(client) = self.engine.client().await else { return };
+        let stops = containers.iter().map(|(id, _)| {
+            let (client, id) = (client.clone(), id.clone());
+            async move {
+                let options = StopContainerOptionsBuilder::new().t(SHUTDOWN_SECONDS).build();
+                // It may have ended, or be another's to remove now.
+                let _ = client.stop_container(&id, Some(options)).await;
+            }
+        });
+        futures::future::join_all(stops.collect::<Vec<_>>()).await;
     }
 
     /// Whether all of them have gone.

@@ -173,6 +173,8 @@ fn not_made(failure: Failure) -> StartError {
 impl Sandbox for DockerSandbox {
     async fn start(&self, spec: &ContainerSpec) -> Result<Arc<dyn Container>, StartError> {
         spec.mounted().await?;
+        // A process may look at any time, and nobody here would see it.
+        spec.mounted().await.map_err(|error| StartError::NotMade(error.to_string()))?;
         let started = self.start_once(spec).await;
         match &started {
             Err(StartError::Other(why)) if spec.linux.oom_score_adj < 0 && refuses_precedence(why) => {

@@ -167,6 +167,8 @@ pub fn container(
         working_dir: linux.working_dir.clone(),
         tty: Some(linux.tty),
         open_stdin: Some(linux.stdin),
+        // The engine ends the input with whoever is attached, which is the node alone.
+        stdin_once: Some(linux.stdin && linux.stdin_once),
         labels: Some(labels(naming, pod, &spec.name, spec.run)),
         host_config: Some(host),
         // The image's own would be a second opinion beside the pod's probes.
