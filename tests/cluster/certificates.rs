@@ -92,10 +92,5 @@ fn who_asks_is_the_servers_word_and_who_may_say_yes_is_the_roles() {
     assert!(denied.contains("denied"), "{denied}");
     assert!(run(&["get", "csr", "plain"], None).contains("Denied"));
     let refused = run(&["certificate", "approve", "plain", "--force"], None);
-    assert!(
-        refused.contains("certificate request \"plain\" is already Denied")
-            || refused.contains("mutually exclusive")
-            || refused.contains("may not remove"),
-        "{refused}"
-    );
+    assert!(refused.contains("is already Denied") || refused.contains("mutually exclusive"), "{refused}");
 }
