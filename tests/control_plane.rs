@@ -28,7 +28,7 @@ impl Plane {
         let server = ApiServer::start(ApiConfig::new(store)).await.expect("the server starts");
         let client = coracle::client::in_process(server.router().layer(Extension(User::server())));
         let cluster = Cluster::new(client.clone());
-        let config = ControllerConfig { root_ca_pem: "PEM".into() };
+        let config = ControllerConfig { root_ca_pem: "PEM".into(), ..ControllerConfig::default() };
         Self { client, _controllers: controllers::run(&cluster, &config) }
     }
 

@@ -9,22 +9,29 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 
 use super::admission::author::Author;
+use super::auth::pki::FRONT_PROXY;
 use super::auth::rbac::roles;
+use super::fairness::first;
 use super::registry::update::Lane;
 use super::registry::{Place, Registry};
 use super::status::ApiError;
-use super::{ApiServer, hooks};
+use super::{ApiServer, hooks, local_services};
 use crate::kinds::Kind;
+use crate::kinds::api_service::APIService;
 use crate::kinds::cluster_role::ClusterRole;
 use crate::kinds::cluster_role_binding::ClusterRoleBinding;
+use crate::kinds::config_map::ConfigMap;
 use crate::kinds::endpoint_slice::EndpointSlice;
 use crate::kinds::endpoints::Endpoints;
+use crate::kinds::flow_schema::FlowSchema;
 use crate::kinds::ingress_class::{self, IngressClass};
 use crate::kinds::meta as kmeta;
 use crate::kinds::namespace::Namespace;
 use crate::kinds::priority_class::{PriorityClass, SYSTEM_CLASSES};
+use crate::kinds::priority_level_configuration::PriorityLevelConfiguration;
 use crate::kinds::runtime_class::RuntimeClass;
 use crate::kinds::service::Service;
+use crate::kinds::service_cidr::{self, ServiceCIDR};
 use crate::kinds::storage_class::{self, StorageClass};
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -46,8 +53,16 @@ pub async fn run(server: &ApiServer) -> Result<(), ApiError> {
         let class = json!({"metadata": {"name": name}, "value": value, "description": description});
         ensure(registry, &PriorityClass, "", class).await?;
     }
+    let range = json!({
+        "metadata": {"name": service_cidr::OWN}, "spec": {"cidrs": [server.config.service_cidr.to_string()]},
+    });
+    ensure(registry, &ServiceCIDR, "", range).await?;
     ensure(registry, &Service, "default", kubernetes_service(server)).await?;
+    ensure(registry, &ConfigMap, "kube-system", extension_authentication(&server.accounts.ca_pem)).await?;
     ensure_roles(registry).await?;
+    ensure_flows(registry).await?;
+    let services = local_services::objects().into_iter().map(|service| ensure(registry, &APIService, "", service));
+    futures::future::try_join_all(services).await?;
     let address = server.config.api_address;
     ensure_current(registry, &EndpointSlice, kubernetes_slice(address)).await?;
     ensure_current(registry, &Endpoints, kubernetes_endpoints(address)).await
@@ -83,6 +98,15 @@ async fn ensure_roles(registry: &Registry) -> Result<(), ApiError> {
     futures::future::try_join_all(roles).await?;
     let bindings = bindings.into_iter().map(|binding| ensure_complete(registry, &ClusterRoleBinding, binding));
     futures::future::try_join_all(bindings).await.map(|_| ())
+}
+
+/// Makes the first priority levels and schemas, all at a time as well.
+async fn ensure_flows(registry: &Registry) -> Result<(), ApiError> {
+    let (schemas, levels) = first::objects();
+    let levels = levels.into_iter().map(|level| ensure(registry, &PriorityLevelConfiguration, "", level));
+    futures::future::try_join_all(levels).await?;
+    let schemas = schemas.into_iter().map(|schema| ensure(registry, &FlowSchema, "", schema));
+    futures::future::try_join_all(schemas).await.map(|_| ())
 }
 
 async fn ensure_complete(registry: &Registry, kind: &'static dyn Kind, wanted: Value) -> Result<(), ApiError> {
@@ -127,6 +151,23 @@ fn storage_class() -> Value {
         "provisioner": storage_class::PROVISIONER,
         "reclaimPolicy": "Delete",
         "volumeBindingMode": "WaitForFirstConsumer",
+    })
+}
+
+/// How other API servers know this one, and the users that it speaks for. Anybody's certificate is of
+/// the same authority, so that only one name is believed.
+fn extension_authentication(ca_pem: &str) -> Value {
+    json!({
+        "metadata": {"name": "extension-apiserver-authentication"},
+        "data": {
+            "client-ca-file": ca_pem,
+            "requestheader-allowed-names": json!([FRONT_PROXY]).to_string(),
+            "requestheader-client-ca-file": ca_pem,
+            "requestheader-extra-headers-prefix": r#"["X-Remote-Extra-"]"#,
+            "requestheader-group-headers": r#"["X-Remote-Group"]"#,
+            "requestheader-uid-headers": r#"["X-Remote-Uid"]"#,
+            "requestheader-username-headers": r#"["X-Remote-User"]"#,
+        },
     })
 }
 

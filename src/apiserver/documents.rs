@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
+use super::aggregate::discovery as others;
 use super::auth::accounts::openid_configuration;
 use super::codec::negotiate::{Accept, NOT_ACCEPTABLE, Representation, Shape, negotiate};
 use super::discovery::{Discovery, etag, not_modified};
@@ -33,10 +34,12 @@ pub async fn answer(
     let response = match parts.as_slice() {
         [] => reply::json_value(StatusCode::OK, &root(&discovery)),
         ["api"] | ["apis"] => groups(server, &discovery, parts == ["api"], headers)?,
-        ["apis", group] => match discovery.group(group) {
-            Some(document) => plain(headers, &document)?,
-            None => return Ok(None),
-        },
+        ["apis", group] => {
+            match discovery.group(group).or_else(|| others::of_group(&others::versions(server), group)) {
+                Some(document) => plain(headers, &document)?,
+                None => return Ok(None),
+            }
+        }
         ["api", version] => plain(headers, &discovery.resources("", version).ok_or_else(ApiError::no_resource)?)?,
         ["apis", group, version] => match discovery.resources(group, version) {
             Some(document) => plain(headers, &document)?,
@@ -83,11 +86,21 @@ fn groups(
     let accept = text_of(headers, header::ACCEPT);
     let chosen = negotiate(accept, Accept { tables: false, discovery: true }).ok_or_else(not_acceptable)?;
     let Shape::AggregatedDiscovery { v2beta1 } = chosen.shape else {
-        let document =
-            if core { discovery.api_versions(&server.config.api_address.to_string()) } else { discovery.group_list() };
+        let document = match core {
+            true => discovery.api_versions(&server.config.api_address.to_string()),
+            false => {
+                let mut document = discovery.group_list();
+                others::add_to_groups(&mut document, &others::versions(server));
+                document
+            }
+        };
         return Ok(vary(send(&chosen, &document)));
     };
-    let body = chosen.encode(&discovery.aggregated(core, v2beta1));
+    let mut document = discovery.aggregated(core, v2beta1);
+    if !core {
+        others::add_to_aggregated(&mut document, &others::versions(server));
+    }
+    let body = chosen.encode(&document);
     let tag = etag(&body);
     Ok(vary(tagged(headers, body.into(), &tag, HeaderValue::from_static(chosen.content_type()))))
 }
@@ -149,7 +162,7 @@ fn root(discovery: &Discovery<'_>) -> Value {
             paths.push(format!("/apis/{group}/{version}"));
         }
     }
-    let others = ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
+    let others = ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
     paths.extend(others.map(str::to_owned));
     paths.sort();
     paths.dedup();

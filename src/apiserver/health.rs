@@ -4,7 +4,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::json;
 
-use super::{ApiServer, reply};
+use super::{ApiServer, metrics, reply};
 
 /// The Kubernetes version whose API is served.
 pub const MAJOR: &str = "1";
@@ -23,6 +23,10 @@ pub fn answer(server: &ApiServer, method: &Method, path: &str) -> Option<Respons
             "[-]shutdown failed: the server is stopping\nreadyz check failed\n",
         )),
         "/readyz" | "/readyz/ping" => Some(text(StatusCode::OK, "ok")),
+        "/metrics" => Some(
+            ([(header::CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE))], metrics::page(server))
+                .into_response(),
+        ),
         "/version" => Some(reply::json_value(StatusCode::OK, &version())),
         _ => None,
     }

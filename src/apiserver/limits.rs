@@ -11,7 +11,7 @@ use super::status::ApiError;
 
 /// Requests in flight, watches and logs not counted. Each may hold a 3 MiB body and its decoded form;
 /// upstream's default is 400 reads and 200 writes.
-const MAX_IN_FLIGHT: usize = 600;
+pub const MAX_IN_FLIGHT: usize = 600;
 /// Upstream's deadline for an ordinary request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Watches and logs at a time: ten thousand connections' worth of small streams.

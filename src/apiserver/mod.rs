@@ -9,22 +9,27 @@
 //! same process call it without a socket. Nothing in here knows which.
 
 mod admission;
+mod aggregate;
 pub mod allocate;
 pub mod audit;
 pub mod auth;
 mod body;
 mod bootstrap;
 pub mod codec;
+mod components;
 mod definitions;
 mod derived;
 pub mod discovery;
 mod documents;
 mod expiry;
+mod fairness;
 pub mod health;
 mod hooks;
 pub mod join;
 pub mod limits;
+mod local_services;
 mod measured;
+mod metrics;
 pub mod openapi;
 mod options;
 pub mod patch;
@@ -65,14 +70,18 @@ use crate::kinds::secret::Secret;
 use crate::kinds::service_account::ServiceAccount;
 use crate::store::Store;
 use admission::author::Said;
+use aggregate::Aggregate;
 use allocate::Allocator;
 use audit::Audit;
 use auth::User;
 use auth::accounts::{self, AccountKey, Believed};
 use auth::authorize::{Rights, authorize};
 use auth::impersonate::impersonate;
+use auth::pki::Credentials;
+use fairness::Flow;
 use limits::Limits;
 use measured::Summaries;
+use metrics::Metrics;
 use options::Query;
 use presence::Presence;
 use registry::Registry;
@@ -97,6 +106,8 @@ pub struct ApiConfig {
     pub ca_pem: String,
     /// Who is told of requests.
     pub audit: Option<Arc<Audit>>,
+    /// What this server shows to other API servers behind it.
+    pub proxy_identity: Option<Credentials>,
 }
 
 impl ApiConfig {
@@ -111,6 +122,7 @@ impl ApiConfig {
             account_key: None,
             ca_pem: String::new(),
             audit: None,
+            proxy_identity: None,
         }
     }
 }
@@ -127,6 +139,9 @@ pub struct Inner {
     limits: Limits,
     node_client: Option<NodeClient>,
     summaries: Summaries,
+    metrics: Metrics,
+    aggregate: Aggregate,
+    proxy_identity: Option<Credentials>,
     streams: Arc<Semaphore>,
     accounts: Accounts,
     audit: Option<Arc<Audit>>,
@@ -157,7 +172,17 @@ impl Deref for ApiServer {
 impl ApiServer {
     /// Builds the server and makes the objects that must be there (namespaces, `default/kubernetes`, …).
     pub async fn start(config: ApiConfig) -> Result<Self, ApiError> {
-        let ApiConfig { store, service_cidr, node_ports, api_address, node_tls, account_key, ca_pem, audit } = config;
+        let ApiConfig {
+            store,
+            service_cidr,
+            node_ports,
+            api_address,
+            node_tls,
+            account_key,
+            ca_pem,
+            audit,
+            proxy_identity,
+        } = config;
         let key = match account_key {
             Some(key) => key,
             None => AccountKey::in_memory().map_err(ApiError::internal)?,
@@ -170,6 +195,9 @@ impl ApiServer {
             limits: Limits::default(),
             node_client: node_tls.map(relay::client),
             summaries: Summaries::default(),
+            metrics: Metrics::default(),
+            aggregate: Aggregate::default(),
+            proxy_identity,
             streams: Arc::new(Semaphore::new(relay_stream::MAX_STREAMS)),
             accounts: Accounts { key, ca_pem },
             audit,
@@ -239,6 +267,9 @@ async fn answer(server: ApiServer, request: Request<Body>, said: Arc<Said>) -> R
     if let Some(node) = path.strip_prefix("/coracle/v1/nodes/").and_then(|rest| rest.strip_suffix("/presence")) {
         return presence::attend(&server, &user, node, body).await;
     }
+    if let Some(remote) = aggregate::remote(&server, &parts) {
+        return aggregate::answer(&server, &user, remote, parts, body).await;
+    }
     if !is_resource_path(path) {
         let target = Target::plain(&parts.method, path);
         note(&server, &said, authorize(&rights, &user, &target))?;
@@ -250,10 +281,27 @@ async fn answer(server: ApiServer, request: Request<Body>, said: Arc<Said>) -> R
     let custom = server.registry.definitions.current();
     let (target, kind) = target::parse(&custom, &parts.method, path, query.bool("watch"))?;
     note(&server, &said, permit(&rights, &user, &target, query.get("fieldSelector")))?;
-    let limits = server.limits.clone();
-    let long = target.is_long_running();
+    let flow = server.registry.fairness.classify(&user, &target);
     let call = verbs::Call { server, user, target, kind, query, headers: parts.headers, upgrade, said };
-    limits.run(long, verbs::answer(call, body)).await
+    let server = call.server.clone();
+    let counted = server.metrics.begin(call.kind, &call.target);
+    let mut response = in_turn(call, body, flow.as_ref()).await.unwrap_or_else(IntoResponse::into_response);
+    counted.end(response.status());
+    if let Some(flow) = flow {
+        flow.mark(response.headers_mut());
+    }
+    Ok(response)
+}
+
+/// Answers a request when it is its flow's turn. What stays open for long takes no turn.
+async fn in_turn(call: verbs::Call, body: Body, flow: Option<&Flow>) -> Result<Response, ApiError> {
+    let long = call.target.is_long_running();
+    let server = call.server.clone();
+    let _seat = match flow {
+        Some(flow) if !long => Some(server.registry.fairness.seat(flow).await?),
+        _ => None,
+    };
+    server.limits.run(long, verbs::answer(call, body)).await
 }
 
 /// Notes for the audit log whether the user may do what is asked, and why.
@@ -303,6 +351,8 @@ fn is_resource_path(path: &str) -> bool {
 
 #[cfg(test)]
 mod custom_tests;
+#[cfg(test)]
+mod fairness_tests;
 #[cfg(test)]
 mod rights_tests;
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::tests::Api;
 
 impl Api {
     /// A request of `user`, with headers.
-    async fn by(
+    pub async fn by(
         &self,
         user: &User,
         method: Method,

@@ -10,7 +10,7 @@ use http::Method;
 
 use super::definitions::Table;
 use super::status::ApiError;
-use super::{measured, reviews};
+use super::{components, measured, reviews};
 use crate::kinds::{KINDS, Kind};
 
 /// What a request is about; authorization and the verbs read it.
@@ -62,8 +62,8 @@ fn plain_verb(method: &Method) -> &'static str {
 
 /// Every kind that is served whatever users have made: those that are stored, those that are measured,
 /// those that are answered.
-fn built_in() -> impl Iterator<Item = &'static dyn Kind> {
-    KINDS.iter().chain(measured::KINDS).chain(reviews::KINDS).copied()
+pub fn built_in() -> impl Iterator<Item = &'static dyn Kind> {
+    KINDS.iter().chain(components::KINDS).chain(measured::KINDS).chain(reviews::KINDS).copied()
 }
 
 /// Every kind that is served.

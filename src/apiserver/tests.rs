@@ -6,6 +6,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::{Method, StatusCode, header};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -161,6 +163,23 @@ fn sample(kind: &dyn Kind) -> Value {
         ("autoscaling", _) => {
             json!({"spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d"}}})
         }
+        ("flowcontrol.apiserver.k8s.io", "flowschemas") => {
+            json!({"spec": {"priorityLevelConfiguration": {"name": "exempt"}}})
+        }
+        ("flowcontrol.apiserver.k8s.io", _) => json!({"spec": {"type": "Exempt"}}),
+        ("apiregistration.k8s.io", _) => {
+            json!({"spec": {"group": "example.com", "version": "v1", "groupPriorityMinimum": 1, "versionPriority": 1}})
+        }
+        ("networking.k8s.io", "ipaddresses") => {
+            json!({"spec": {"parentRef": {"resource": "services", "namespace": "default", "name": "s"}}})
+        }
+        ("networking.k8s.io", "servicecidrs") => json!({"spec": {"cidrs": ["10.0.0.0/16"]}}),
+        ("certificates.k8s.io", _) => {
+            let key = rcgen::KeyPair::generate().expect("a key");
+            let request = rcgen::CertificateParams::default().serialize_request(&key).expect("a request");
+            let pem = STANDARD.encode(request.pem().expect("PEM"));
+            json!({"spec": {"request": pem, "signerName": "example.com/s", "usages": ["client auth"]}})
+        }
         ("policy", "poddisruptionbudgets") => json!({"spec": {"minAvailable": 1}}),
         ("scheduling.k8s.io", _) => json!({"value": 7}),
         ("networking.k8s.io", "networkpolicies") => json!({"spec": {"podSelector": {}}}),
@@ -196,11 +215,20 @@ fn sample(kind: &dyn Kind) -> Value {
         ("" | "coordination.k8s.io", _) => json!({}),
         other => panic!("add a sample for {other:?}"),
     };
-    let mut object = json!({"metadata": {"name": "sample", "labels": {"sample": "yes"}}});
+    let mut object = json!({"metadata": {"name": sample_name(kind), "labels": {"sample": "yes"}}});
     if let (Some(object), Some(rest)) = (object.as_object_mut(), rest.as_object()) {
         object.extend(rest.clone());
     }
     object
+}
+
+/// Some kinds' names say something.
+fn sample_name(kind: &dyn Kind) -> &'static str {
+    match kind.info().plural {
+        "ipaddresses" => "10.9.8.7",
+        "apiservices" => "v1.example.com",
+        _ => "sample",
+    }
 }
 
 fn collection(kind: &dyn Kind) -> String {
@@ -216,7 +244,7 @@ async fn every_kind_takes_every_verb() {
     for kind in KINDS.iter().copied().filter(|kind| kind.info().group != "apiextensions.k8s.io") {
         let api = Api::start().await;
         let all = collection(kind);
-        let one = format!("{all}/sample");
+        let one = format!("{all}/{}", sample_name(kind));
         let selected = format!("{all}?labelSelector=sample%3Dyes");
         let (code, dry) = api.post(&format!("{all}?dryRun=All"), sample(kind)).await;
         assert_eq!(code, StatusCode::CREATED, "{all}: {dry}");
@@ -255,7 +283,7 @@ async fn every_status_and_scale_has_its_endpoint() {
         api.post(&all, sample(kind)).await;
         // A proxy's answer is its node's, and there is none here.
         for sub in kind.info().subresources.iter().filter(|sub| sub.name != "proxy") {
-            let path = format!("{all}/sample/{}", sub.name);
+            let path = format!("{all}/{}/{}", sample_name(kind), sub.name);
             let (code, got) = api.get(&path).await;
             let wanted = match sub.verbs.contains(&"get") {
                 // A stream is not answered, it is begun.

@@ -22,7 +22,7 @@ use crate::apiserver::join::{JoinConfig, routes};
 use crate::apiserver::serve::Door;
 use crate::apiserver::{ApiConfig, ApiServer};
 use crate::client;
-use crate::controllers::{self, ControllerConfig};
+use crate::controllers::{self, ControllerConfig, Sign, Signer};
 use crate::reconcile::Cluster;
 use crate::scheduler;
 use crate::store::{RedbStore, Store};
@@ -55,6 +55,7 @@ pub async fn serve(config: ServerConfig, stop: CancellationToken) -> Result<()> 
     api_config.account_key = Some(AccountKey::open(&config.data_dir.join("pki/sa.key"))?);
     api_config.ca_pem = pki.ca_pem.clone();
     api_config.audit = config.audit.clone();
+    api_config.proxy_identity = Some(pki.front_proxy.clone());
     let api = ApiServer::start(api_config).await.context("cannot start the API server")?;
     let join = JoinConfig {
         pki: pki.clone(),
@@ -65,7 +66,10 @@ pub async fn serve(config: ServerConfig, stop: CancellationToken) -> Result<()> 
     let router = api.router().merge(routes(join));
     let cluster = Cluster::new(client::in_process(router.clone().layer(Extension(User::server()))));
 
-    let mut controllers = controllers::run(&cluster, &ControllerConfig { root_ca_pem: pki.ca_pem.clone() });
+    let mut controllers = controllers::run(
+        &cluster,
+        &ControllerConfig { root_ca_pem: pki.ca_pem.clone(), signer: Signer(Some(Arc::new(Authority(pki.clone())))) },
+    );
     let scheduler = tokio::spawn(scheduler::run(cluster.clone(), stop.clone()));
     let serving = tokio::spawn({
         let (api, stop) = (api.clone(), stop.clone());
@@ -89,6 +93,15 @@ pub async fn serve(config: ServerConfig, stop: CancellationToken) -> Result<()> 
     }
     store.close().await;
     if failed { bail!("a controller failed; its panic is in the log above") } else { Ok(()) }
+}
+
+/// The cluster's authority, as the controller of certificates asks it.
+struct Authority(Arc<Pki>);
+
+impl Sign for Authority {
+    fn sign(&self, request: &[u8], usages: &[&str], seconds: Option<i64>) -> Result<String, String> {
+        self.0.issue(request, usages, seconds).map_err(|error| format!("{error:#}"))
+    }
 }
 
 /// How the server calls the nodes: with its own client certificate, trusting only the cluster's authority.

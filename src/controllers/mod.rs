@@ -5,7 +5,10 @@
 //! restart would miss. What they have in common is in `pods`, `nodes` and `diff`. They talk to the API
 //! server only, and never to each other: the objects in between are the interface.
 
+mod addresses;
+mod api_services;
 mod autoscaler;
+mod certificates;
 mod claim;
 mod cluster_role_aggregation;
 mod cron_job;
@@ -14,6 +17,7 @@ mod deployment;
 mod diff;
 mod disruption;
 mod endpoints;
+mod flow_schemas;
 mod garbage;
 mod history;
 mod ingress_status;
@@ -38,12 +42,15 @@ use k8s_openapi::api::core::v1::ReplicationController;
 use tokio::task::JoinSet;
 
 use crate::reconcile::{Cluster, run as run_reconciler};
+pub use certificates::{Sign, Signer};
 
 /// What the controllers need to know besides the cluster's state.
 #[derive(Debug, Clone, Default)]
 pub struct ControllerConfig {
     /// The certificates by which workloads recognise the API server, as PEM.
     pub root_ca_pem: String,
+    /// What makes certificates of approved requests; without it they wait for somebody else.
+    pub signer: Signer,
 }
 
 /// A row of the table.
@@ -179,6 +186,32 @@ pub static CONTROLLERS: &[Controller] = &[
             Box::pin(run_reconciler(cluster, controller, 1))
         },
     },
+    Controller {
+        name: "certificates",
+        start: |cluster, config| Box::pin(certificates::run(cluster, config.signer.clone())),
+    },
+    Controller {
+        name: "ip-addresses",
+        start: |cluster, _| {
+            let controller = addresses::Addresses::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+    Controller {
+        name: "service-cidrs",
+        start: |cluster, _| {
+            let controller = addresses::Ranges::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, 1))
+        },
+    },
+    Controller {
+        name: "flow-schemas",
+        start: |cluster, _| {
+            let controller = flow_schemas::FlowSchemas::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, 1))
+        },
+    },
+    Controller { name: "apiservice-status", start: |cluster, _| Box::pin(api_services::run(cluster)) },
     Controller { name: "garbage", start: |cluster, _| Box::pin(garbage::run(cluster)) },
     Controller {
         name: "node-lifecycle",

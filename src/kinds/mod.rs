@@ -11,6 +11,8 @@
 //! socket: the time that a row's age needs comes in as an argument.
 
 pub mod admission;
+pub mod api_service;
+pub mod certificate_signing_request;
 pub mod cluster_role;
 pub mod cluster_role_binding;
 pub mod common;
@@ -32,9 +34,11 @@ pub mod event;
 pub mod event_v1;
 pub mod field;
 pub mod fill;
+pub mod flow_schema;
 pub mod horizontal_pod_autoscaler;
 pub mod ingress;
 pub mod ingress_class;
+pub mod ip_address;
 pub mod job;
 pub mod lease;
 pub mod limit_range;
@@ -52,6 +56,7 @@ pub mod pod_disruption_budget;
 pub mod pod_template;
 pub mod pod_template_kind;
 pub mod priority_class;
+pub mod priority_level_configuration;
 #[cfg(test)]
 mod properties;
 pub mod quantity;
@@ -68,6 +73,7 @@ pub mod secret;
 pub mod selector;
 pub mod service;
 pub mod service_account;
+pub mod service_cidr;
 pub mod stateful_set;
 pub mod storage_class;
 pub mod structural;
@@ -164,6 +170,7 @@ pub static KINDS: &[&dyn Kind] = &[
     &limit_range::LimitRange,
     &lease::Lease,
     &controller_revision::ControllerRevision,
+    &api_service::APIService,
     &daemon_set::DaemonSet,
     &stateful_set::StatefulSet,
     &replica_set::ReplicaSet,
@@ -172,9 +179,12 @@ pub static KINDS: &[&dyn Kind] = &[
     &horizontal_pod_autoscaler::v1::HorizontalPodAutoscaler,
     &job::Job,
     &cron_job::CronJob,
+    &certificate_signing_request::CertificateSigningRequest,
     &endpoint_slice::EndpointSlice,
     &ingress::Ingress,
     &ingress_class::IngressClass,
+    &ip_address::IPAddress,
+    &service_cidr::ServiceCIDR,
     &runtime_class::RuntimeClass,
     &network_policy::NetworkPolicy,
     &cluster_role_binding::ClusterRoleBinding,
@@ -190,6 +200,8 @@ pub static KINDS: &[&dyn Kind] = &[
     &pod_disruption_budget::PodDisruptionBudget,
     &custom_resource_definition::CustomResourceDefinition,
     &priority_class::PriorityClass,
+    &flow_schema::FlowSchema,
+    &priority_level_configuration::PriorityLevelConfiguration,
     &admission::mutating_webhook_configuration::MutatingWebhookConfiguration,
     &admission::validating_admission_policy::ValidatingAdmissionPolicy,
     &admission::validating_admission_policy_binding::ValidatingAdmissionPolicyBinding,
@@ -264,6 +276,9 @@ pub trait Kind: Send + Sync + 'static {
 
     /// The `/status` endpoint: takes everything but `status` (and what the kind excepts) from `old`.
     fn prepare_status_update(&self, _new: &mut Value, _old: &Value) {}
+
+    /// After `prepare_status_update`: writes the times that the server sets.
+    fn date_status(&self, _new: &mut Value, _old: &Value, _now: jiff::Timestamp) {}
 
     fn validate(&self, _object: &Value) -> Errors {
         Errors::default()
@@ -371,4 +386,6 @@ pub enum NameRule {
     Dns1035Label,
     /// Any path segment (RBAC).
     PathSegment,
+    /// An IP address in its canonical form (IPAddresses).
+    IpAddress,
 }

@@ -334,6 +334,7 @@ pub fn object_name(rule: NameRule, value: &str, prefix: bool) -> Vec<String> {
         NameRule::DnsLabel => dns1123_label(checked),
         NameRule::Dns1035Label => dns1035_label(checked),
         NameRule::PathSegment => path_segment(value, prefix),
+        NameRule::IpAddress => canonical_ip(value),
     }
 }
 
@@ -375,6 +376,18 @@ pub fn ip(value: &str) -> Vec<String> {
         errors.push("must not be an IPv4-mapped IPv6 address".to_owned());
     }
     errors
+}
+
+/// An address in the one spelling that its name can have.
+pub fn canonical_ip(value: &str) -> Vec<String> {
+    match value.parse::<IpAddr>() {
+        Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
+        Ok(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some() => {
+            vec!["must not be an IPv4-mapped IPv6 address".to_owned()]
+        }
+        Ok(ip) if ip.to_string() != value => vec![format!("must be in canonical form (\"{ip}\")")],
+        Ok(_) => Vec::new(),
+    }
 }
 
 /// An address as stored objects may have it.

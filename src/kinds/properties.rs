@@ -103,6 +103,16 @@ proptest! {
     }
 
     #[test]
+    fn conversions_lose_nothing((i, object) in any_object()) {
+        let kind = KINDS[i];
+        let (Some(conversion), Some(mut object)) = (kind.conversion(), decoded(kind, object)) else { return Ok(()) };
+        kind.default(&mut object);
+        let stored = conversion.to_stored(object);
+        let shown = conversion.from_stored(stored.clone());
+        prop_assert_eq!(conversion.to_stored(shown), stored);
+    }
+
+    #[test]
     fn nothing_panics((i, object) in any_object(), other in any::<prop::sample::Index>(), (_, stray) in any_object()) {
         let kind = KINDS[i];
         let Some(mut new) = decoded(kind, object) else { return Ok(()) };
@@ -143,5 +153,20 @@ fn selectable_fields_are_the_named_ones() {
         let names: Vec<_> = kind.selectable(&json!({})).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, kind.selectable_names(), "{}", kind.info().kind);
         assert_eq!(kind.row(&json!({}), jiff::Timestamp::UNIX_EPOCH).len(), kind.columns().len());
+    }
+}
+
+/// Upstream's hash of the version in which a kind is stored.
+#[test]
+fn storage_version_hashes_are_those_of_the_stored_kind() {
+    use base64::Engine as _;
+    use sha2::Digest as _;
+    for kind in KINDS {
+        let storage = kind.info().storage;
+        let stored = KINDS.iter().find(|other| other.info().storage == storage && other.conversion().is_none());
+        let info = stored.unwrap_or_else(|| panic!("nobody's form is that of {storage}")).info();
+        let digest = sha2::Sha256::digest(format!("{}/{}/{}", info.group, info.version, info.kind));
+        let hash = base64::engine::general_purpose::STANDARD.encode(&digest[..8]);
+        assert_eq!(kind.info().storage_version_hash, hash, "{} {}", kind.info().group, kind.info().kind);
     }
 }

@@ -79,7 +79,7 @@ fn kubectl_makes_shows_and_explains_autoscalers_in_both_versions() {
                 || told.contains("did not receive metrics for targeted pods");
             right.then_some(()).ok_or(told)
         });
-        let old = cluster.get(&["hpa.v1.autoscaling", "web"]);
+        let old = cluster.get(&["horizontalpodautoscalers.v1.autoscaling", "web"]);
         assert_eq!(
             (&old["apiVersion"], &old["spec"]["targetCPUUtilizationPercentage"]),
             (&"autoscaling/v1".into(), &60.into())

@@ -6,7 +6,9 @@
 mod admission;
 mod apply;
 mod autoscaler;
+mod certificates;
 mod cli;
+mod clients;
 mod compile;
 mod corpus;
 mod custom;

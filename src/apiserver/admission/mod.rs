@@ -10,6 +10,7 @@
 //! requests only ([`Author`]), and never about the objects that configure them.
 
 pub mod author;
+mod certificate_subject;
 mod claim_resize;
 mod conditions;
 mod default_ingress_class;
@@ -120,6 +121,7 @@ const CHAIN: &[Plugin] = &[
     priority::admit,
     tolerations::admit,
     runtime_class::admit,
+    certificate_subject::admit,
     default_ingress_class::admit,
     default_storage_class::admit,
     storage_protection::admit,

@@ -8,6 +8,7 @@
 pub mod accounts;
 pub mod authorize;
 pub mod impersonate;
+pub mod issue;
 pub mod nodes;
 pub mod pki;
 pub mod rbac;

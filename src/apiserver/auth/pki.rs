@@ -5,6 +5,7 @@
 //! pki/apiserver.crt, apiserver.key       the server's own, made anew when its names change or it ages
 //! pki/kubelet-client.crt, …key           what the server shows to the node agents
 //! pki/admin.crt, admin.key               what the administrator's kubeconfig holds
+//! pki/front-proxy-client.crt, …key       what the server shows to API servers behind it
 //! pki/sa.key                             signs the tokens of service accounts: see `accounts`
 //! ```
 //!
@@ -34,12 +35,16 @@ pub struct Credentials {
 /// The authority and what it has issued to the server itself.
 pub struct Pki {
     pub ca_pem: String,
-    issuer: Issuer<'static, KeyPair>,
+    pub(super) issuer: Issuer<'static, KeyPair>,
     pub server: Credentials,
     pub node_client: Credentials,
     pub admin: Credentials,
+    /// What the server shows to API servers behind it.
+    pub front_proxy: Credentials,
 }
 
+/// Whom other API servers believe who asks.
+pub const FRONT_PROXY: &str = "front-proxy-client";
 /// How long the authority lasts, in years.
 const CA_YEARS: i16 = 10;
 /// How long what it issues lasts. Renewed when less than a third is left, at a start of the process.
@@ -55,7 +60,8 @@ impl Pki {
         let node_client =
             leaf(dir, "kubelet-client", &issuer, &ca_pem, &Subject::client("kube-apiserver-kubelet-client"))?;
         let admin = leaf(dir, "admin", &issuer, &ca_pem, &Subject::client("coracle-admin"))?;
-        Ok(Self { ca_pem, issuer, server, node_client, admin })
+        let front_proxy = leaf(dir, "front-proxy-client", &issuer, &ca_pem, &Subject::front_proxy())?;
+        Ok(Self { ca_pem, issuer, server, node_client, admin, front_proxy })
     }
 
     /// Signs a node's request: whatever subject it asks for, it gets its own name, and may use the
@@ -107,6 +113,12 @@ impl Subject {
     fn client(name: &str) -> Self {
         let groups = vec![MASTERS.to_owned()];
         Self { name: name.to_owned(), groups, alternatives: Vec::new(), server: false, client: true }
+    }
+
+    /// Nobody's name: with it one may only say for whom one asks.
+    fn front_proxy() -> Self {
+        let (groups, alternatives) = (Vec::new(), Vec::new());
+        Self { name: FRONT_PROXY.to_owned(), groups, alternatives, server: false, client: true }
     }
 
     fn node(name: &str, addresses: &[IpAddr]) -> Self {

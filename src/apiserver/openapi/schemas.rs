@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use k8s_openapi::api::{
-    admissionregistration, apps, authentication, autoscaling, batch, coordination, core, discovery, events, networking,
-    node, policy, rbac, scheduling, storage,
+    admissionregistration, apps, authentication, autoscaling, batch, certificates, coordination, core, discovery,
+    events, flowcontrol, networking, node, policy, rbac, scheduling, storage,
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
 use k8s_openapi::apimachinery::pkg::apis::meta;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
@@ -37,6 +38,7 @@ static DESCRIBED: &[fn(&mut SchemaGenerator)] = &[
     describe::<core::v1::ResourceQuota>,
     describe::<events::v1::Event>,
     describe::<coordination::v1::Lease>,
+    describe::<apiregistration::v1::APIService>,
     describe::<apps::v1::ReplicaSet>,
     describe::<apps::v1::Deployment>,
     describe::<apps::v1::DaemonSet>,
@@ -44,9 +46,12 @@ static DESCRIBED: &[fn(&mut SchemaGenerator)] = &[
     describe::<apps::v1::ControllerRevision>,
     describe::<batch::v1::Job>,
     describe::<batch::v1::CronJob>,
+    describe::<certificates::v1::CertificateSigningRequest>,
     describe::<discovery::v1::EndpointSlice>,
     describe::<networking::v1::Ingress>,
     describe::<networking::v1::IngressClass>,
+    describe::<networking::v1::IPAddress>,
+    describe::<networking::v1::ServiceCIDR>,
     describe::<node::v1::RuntimeClass>,
     describe::<rbac::v1::ClusterRole>,
     describe::<rbac::v1::ClusterRoleBinding>,
@@ -55,6 +60,8 @@ static DESCRIBED: &[fn(&mut SchemaGenerator)] = &[
     describe::<autoscaling::v1::Scale>,
     describe::<autoscaling::v1::HorizontalPodAutoscaler>,
     describe::<autoscaling::v2::HorizontalPodAutoscaler>,
+    describe::<flowcontrol::v1::FlowSchema>,
+    describe::<flowcontrol::v1::PriorityLevelConfiguration>,
     describe::<policy::v1::Eviction>,
     describe::<policy::v1::PodDisruptionBudget>,
     describe::<scheduling::v1::PriorityClass>,

@@ -27,6 +27,8 @@ use super::auth::authorize::Rights;
 use super::auth::nodes::graph::Graph;
 use super::auth::rbac::{Policies, policies};
 use super::definitions::Definitions;
+use super::fairness::Fairness;
+use super::limits::MAX_IN_FLIGHT;
 use super::quota::Ledger;
 use super::status::ApiError;
 use super::webhook::Webhooks;
@@ -48,6 +50,8 @@ pub struct Registry {
     /// What nodes have to do with which objects.
     graph: Arc<Graph>,
     pub quotas: Ledger,
+    /// Whose requests are answered first.
+    pub fairness: Fairness,
     pub webhooks: Webhooks,
     /// Who else has a say in what is written.
     pub registered: Registered,
@@ -98,6 +102,7 @@ impl Registry {
         let webhooks = Webhooks::new(store.clone());
         let registered = registered(store.clone());
         let graph = Arc::new(Graph::new(store.clone()));
+        let fairness = Fairness::new(store.clone(), MAX_IN_FLIGHT);
         Self {
             store,
             allocator,
@@ -108,6 +113,7 @@ impl Registry {
             registered,
             decoded: Decoded::default(),
             definitions: Definitions::default(),
+            fairness,
         }
     }
 
@@ -230,6 +236,7 @@ impl Registry {
         let durability = durability(place.info());
         let result = self.store.commit(Write { key: place.key().into(), expect, value, durability }).await;
         self.policies.written(place.info());
+        self.fairness.written(place.info());
         self.registered.written(place.info());
         result
     }

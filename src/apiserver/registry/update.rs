@@ -1,5 +1,6 @@
 //! Updates: from the object as it is to the object as it shall be, in one compare-and-swap.
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::encoding::{self, Stored};
@@ -109,6 +110,7 @@ impl Registry {
         if lane == Lane::Status {
             admission::mutate_by_webhooks(&request, new).await?;
             place.kind.prepare_status_update(new, old);
+            place.kind.date_status(new, old, Timestamp::now());
             return Ok(nothing);
         }
         admission::mutate(&request, new).await?;

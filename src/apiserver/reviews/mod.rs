@@ -58,7 +58,7 @@ fn refuse(group: &str, errors: &Errors) -> Result<(), ApiError> {
 }
 
 /// A user as reviews show one; what is empty is left out.
-fn user_info(user: &super::auth::User) -> Value {
+pub fn user_info(user: &super::auth::User) -> Value {
     let mut info = Map::new();
     info.insert("username".into(), (*user.name).into());
     info.insert("uid".into(), (*user.uid).into());

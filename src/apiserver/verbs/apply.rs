@@ -56,7 +56,8 @@ async fn write(call: &Call, config: &Config<'_>, options: &WriteOptions) -> Resu
         if registry.definitions.current().is_terminating(call.kind) {
             return Err(call.place().not_found());
         }
-        let object = applied(&config.expected.model.empty())?;
+        let mut object = applied(&config.expected.model.empty())?;
+        call.sign_as_requester(&mut object);
         let uid = kmeta::text(&object, "uid");
         if !uid.is_empty() {
             let why =

@@ -14,9 +14,10 @@ use crate::kinds::meta as kmeta;
 pub async fn create(call: &Call, body: Body) -> Result<Response, ApiError> {
     let look = Look::of_objects(&call.headers, &call.query)?;
     let options = WriteOptions::from_query(&call.query, "CreateOptions")?;
-    let decoded = body::object(body, &call.headers, call.kind, options.field_validation).await?;
+    let mut decoded = body::object(body, &call.headers, call.kind, options.field_validation).await?;
     let mut warnings = decoded.warnings;
     call.said.name_object(kmeta::text(&decoded.object, "name"));
+    call.sign_as_requester(&mut decoded.object);
     call.guard(&decoded.object, None)?;
     let written =
         call.server.registry.create(call.kind, &call.target.namespace, decoded.object, &call.author(&options)).await?;

@@ -1,6 +1,7 @@
 //! One file a verb: from a parsed request to its answer.
 
 mod apply;
+mod approval;
 mod binding;
 mod create;
 mod delete;
@@ -33,6 +34,7 @@ use super::auth::authorize::authorize;
 use super::auth::rbac::escalate;
 use super::body::content_type;
 use super::codec::Expected;
+use super::components;
 use super::measured;
 use super::options::{DeleteOptions, Query, WriteOptions};
 use super::patch::is_apply;
@@ -44,6 +46,7 @@ use super::reviews;
 use super::status::{ApiError, Details};
 use super::target::Target;
 use crate::kinds::Kind;
+use crate::kinds::certificate_signing_request::CertificateSigningRequest;
 use crate::kinds::meta::FIELD_MANAGER_MAX_BYTES;
 
 /// A request for a resource, before its body is read.
@@ -107,10 +110,28 @@ impl Call {
         admission::review(&request, object).await
     }
 
-    /// Refuses to write a role or binding that gives more than the user has.
+    /// Refuses to write a role or binding that gives more than the user has, or a certificate for a
+    /// signer that is not the user's.
     fn guard(&self, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+        if let Some(old) = old
+            && self.is_about_certificates()
+            && self.target.subresource == "status"
+        {
+            approval::permit_status(self, new, old)?;
+        }
         let policy = self.server.registry.policies.current();
         escalate::check(&policy, &self.user, self.kind, &self.target.namespace, new, old)
+    }
+
+    /// Writes into a request for a certificate who asks for it.
+    fn sign_as_requester(&self, object: &mut Value) {
+        if self.is_about_certificates() {
+            approval::write_requester(&self.user, object);
+        }
+    }
+
+    fn is_about_certificates(&self) -> bool {
+        self.kind.info() == CertificateSigningRequest.info()
     }
 
     /// Whether the user may also make the object: by a verb that makes it where it is not there.
@@ -137,6 +158,7 @@ fn deprecation(kind: &dyn Kind) -> Option<&'static str> {
     }
     match (kind.info().group, kind.info().plural) {
         ("", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
         _ => None,
     }
 }
@@ -158,6 +180,9 @@ async fn dispatch(call: Call, body: Body) -> Result<Response, ApiError> {
     if measured::serves(call.kind) {
         return measured::answer(&call).await;
     }
+    if components::serves(call.kind) {
+        return components::answer(&call);
+    }
     if reviews::serves(call.kind) {
         return reviews::answer(&call, body).await;
     }
@@ -167,13 +192,14 @@ async fn dispatch(call: Call, body: Body) -> Result<Response, ApiError> {
         return Err(ApiError::new(405, "MethodNotAllowed", why).with_details(Details::default()));
     }
     match (&*target.verb, target.subresource.as_str()) {
-        ("get", "" | "status") => get::get(&call),
+        ("get", "" | "status" | "approval") => get::get(&call),
         ("list", "") => list::list(&call),
         ("watch", "") => watch::watch(&call),
         ("create", "") => create::create(&call, body).await,
         ("update", "" | "status") => update::update(&call, body).await,
         ("patch", "" | "status") if is_apply(content_type(&call.headers)) => apply::apply(&call, body).await,
         ("patch", "" | "status") => patch::patch(&call, body).await,
+        ("update" | "patch", "approval") => approval::write(&call, body).await,
         ("delete", "") => delete::delete(&call, body).await,
         ("deletecollection", "") => delete::collection(&call, body).await,
         ("create", "token") => token::create(&call, body).await,

@@ -45,7 +45,7 @@ impl Patch {
     }
 
     /// The patched object, which must still be the same object.
-    fn apply(&self, call: &Call, old: &Value) -> Result<Value, ApiError> {
+    pub fn apply(&self, call: &Call, old: &Value) -> Result<Value, ApiError> {
         let expected = Expected::of_kind(call.kind).ok_or_else(|| body::unknown_type(call.kind))?;
         let mut new = self.apply_as(&expected, old)?;
         check_place(call, &mut new)?;
