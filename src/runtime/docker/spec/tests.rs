@@ -54,7 +54,6 @@ async fn spec(linux: LinuxContainer) -> ContainerSpec {
         env: vec![("A".into(), "b".into())],
         deferred: None,
         mounts: vec![Mount { host: "/host/data".into(), guest: "/data".into(), read_only: true }],
-        deferred: None,
         memory_limit: Some(64 << 20),
         cpu_limit_millis: Some(250),
         cpu_request_millis: Some(100),
