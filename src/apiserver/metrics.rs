@@ -24,6 +24,9 @@ const BUCKETS: [f64; 23] = [
     45.0, 60.0,
 ];
 
+/// More than all built-in kinds have; custom ones beyond are not counted.
+const MAX_SERIES: usize = 20_000;
+
 /// What requests have in common that are counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Series {
@@ -83,6 +86,10 @@ impl Request<'_> {
     pub fn end(self, code: StatusCode) {
         let took = self.since.elapsed();
         let mut series = self.metrics.series.lock().unwrap_or_else(PoisonError::into_inner);
+        // Definitions come and go, and each brings series of its own.
+        if series.len() >= MAX_SERIES && !series.contains_key(&self.series) {
+            return;
+        }
         let counts = series.entry(self.series).or_default();
         *counts.codes.entry(code.as_u16()).or_default() += 1;
         // A stream takes as long as its client likes.

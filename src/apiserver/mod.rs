@@ -248,7 +248,8 @@ async fn handle(State(server): State<ApiServer>, request: Request<Body>) -> Resp
     let Some(audit) = server.audit.clone() else {
         return answer(server, request, said).await.unwrap_or_else(IntoResponse::into_response);
     };
-    let (request, entry) = audit.begin(&server.registry.definitions.current(), request, &said).await;
+    let custom = server.registry.definitions.current();
+    let (request, entry) = audit.begin(&custom, request, &said).await;
     let response = answer(server, request, said).await.unwrap_or_else(IntoResponse::into_response);
     match entry {
         Some(entry) => entry.end(response).await,
@@ -268,7 +269,8 @@ async fn answer(server: ApiServer, request: Request<Body>, said: Arc<Said>) -> R
         return presence::attend(&server, &user, node, body).await;
     }
     if let Some(remote) = aggregate::remote(&server, &parts) {
-        return aggregate::answer(&server, &user, remote, parts, body).await;
+        let limits = server.limits.clone();
+        return limits.run(true, aggregate::answer(&server, &user, remote, parts, body)).await?;
     }
     if !is_resource_path(path) {
         let target = Target::plain(&parts.method, path);

@@ -184,6 +184,8 @@ async fn a_node_minds_its_pods_and_itself() {
     assert_eq!(refused, StatusCode::FORBIDDEN);
     let why = "node \"n1\" can only update pod status for pods with spec.nodeName set to itself";
     assert_eq!(status["message"], format!("pods \"theirs\" is forbidden: {why}"));
+    let wider = json!({"metadata": {"annotations": {"coracle.dev/keyvalue-secret": "other"}}});
+    assert_eq!(code(Method::PATCH, format!("{pods}/mine/status"), wider).await, StatusCode::FORBIDDEN);
     assert_eq!(code(Method::DELETE, format!("{pods}/theirs"), Value::Null).await, StatusCode::FORBIDDEN);
 
     let nodes = "/api/v1/nodes";

@@ -205,6 +205,10 @@ fn sample(kind: &dyn Kind) -> Value {
         ("rbac.authorization.k8s.io", _) => json!({"roleRef": {"kind": "ClusterRole", "name": "view"}}),
         ("admissionregistration.k8s.io", "validatingadmissionpolicies") => json!({"spec": {
             "matchConstraints": {"resourceRules": [rule]}, "validations": [{"expression": "true"}]}}),
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicies") => json!({"spec": {
+            "matchConstraints": {"resourceRules": [rule]}, "reinvocationPolicy": "Never",
+            "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "[]"}}]}}),
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings") => json!({"spec": {"policyName": "p"}}),
         ("admissionregistration.k8s.io", "validatingadmissionpolicybindings") => {
             json!({"spec": {"policyName": "p", "validationActions": ["Deny"]}})
         }

@@ -22,8 +22,6 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use kube_cel::cel::Value;
-/// What an expression comes to.
-pub use kube_cel::cel::Value as Evaluated;
 use kube_cel::cel::common::ast::{EntryExpr, Expr, IdedExpr};
 use kube_cel::cel::parser::Parser;
 
@@ -99,6 +97,8 @@ pub struct Program {
     /// What it names without binding it.
     variables: BTreeSet<String>,
     functions: BTreeSet<String>,
+    /// The fields that it selects by name from a variable: `self.spec.size`.
+    selected: BTreeSet<Vec<String>>,
 }
 
 impl Program {
@@ -120,7 +120,8 @@ impl Program {
             let mut names = Names::default();
             names.visit(&root, MAX_DEPTH)?;
             functions::check_patterns(&root)?;
-            Ok(Self { root, variables: names.variables, functions: names.functions })
+            let Names { variables, functions, selected, .. } = names;
+            Ok(Self { root, variables, functions, selected })
         })
     }
 
@@ -140,6 +141,11 @@ impl Program {
     /// Whether the expression reads `variable`.
     pub fn reads(&self, variable: &str) -> bool {
         self.variables.contains(variable)
+    }
+
+    /// The fields that are selected by name, step by step, from a variable, which comes first.
+    pub fn selected(&self) -> impl Iterator<Item = &[String]> {
+        self.selected.iter().map(Vec::as_slice)
     }
 
     /// Upstream's complaint about the first name that is neither among `variables` nor a function.
@@ -179,6 +185,7 @@ struct Names {
     bound: Vec<String>,
     variables: BTreeSet<String>,
     functions: BTreeSet<String>,
+    selected: BTreeSet<Vec<String>>,
 }
 
 impl Names {
@@ -192,6 +199,7 @@ impl Names {
             Expr::Select(select) => {
                 // `google.protobuf.Timestamp` is one name.
                 if !eval::qualified_type(node) {
+                    self.select(node);
                     self.visit(&select.operand, depth)?;
                 }
             }
@@ -248,6 +256,23 @@ impl Names {
             }
         }
         Ok(())
+    }
+
+    /// Notes a chain of names that begins with a free variable.
+    fn select(&mut self, node: &IdedExpr) {
+        let mut path = Vec::new();
+        let mut at = node;
+        while let Expr::Select(select) = &at.expr {
+            path.push(select.field.clone());
+            at = &select.operand;
+        }
+        if let Expr::Ident(name) = &at.expr
+            && !self.bound.iter().any(|bound| bound == name)
+        {
+            path.push(name.clone());
+            path.reverse();
+            self.selected.insert(path);
+        }
     }
 
     fn name(&mut self, name: &str) {

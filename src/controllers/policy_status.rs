@@ -7,9 +7,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::admissionregistration::v1::{
-    TypeChecking, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyStatus,
-};
+use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyStatus};
 use serde_json::json;
 
 use super::diff::merge_patch;
@@ -57,7 +55,7 @@ fn plan(policy: &ValidatingAdmissionPolicy) -> Plan {
     let old = policy.status.clone().unwrap_or_default();
     let new = ValidatingAdmissionPolicyStatus {
         observed_generation: policy.metadata.generation,
-        type_checking: Some(old.type_checking.clone().unwrap_or_else(TypeChecking::default)),
+        type_checking: Some(old.type_checking.clone().unwrap_or_default()),
         ..old.clone()
     };
     if let Some(patch) = merge_patch(&old, &new) {

@@ -202,6 +202,8 @@ pub static KINDS: &[&dyn Kind] = &[
     &priority_class::PriorityClass,
     &flow_schema::FlowSchema,
     &priority_level_configuration::PriorityLevelConfiguration,
+    &admission::mutating_admission_policy::MutatingAdmissionPolicy,
+    &admission::mutating_admission_policy_binding::MutatingAdmissionPolicyBinding,
     &admission::mutating_webhook_configuration::MutatingWebhookConfiguration,
     &admission::validating_admission_policy::ValidatingAdmissionPolicy,
     &admission::validating_admission_policy_binding::ValidatingAdmissionPolicyBinding,

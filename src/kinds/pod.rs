@@ -23,6 +23,11 @@ use super::field::{Errors, Field};
 use super::meta::{self, object_mut};
 use super::{ALL_VERBS, Column, Kind, KindInfo, Subresource, column};
 
+/// Annotation with the ConfigMaps that `wasi:config` tells a pod of, separated by commas.
+pub const CONFIG_ANNOTATION: &str = "coracle.dev/config";
+/// Annotation with the Secret that opens the server of a pod's `wasi:keyvalue`.
+pub const KEYVALUE_SECRET_ANNOTATION: &str = "coracle.dev/keyvalue-secret";
+
 pub struct Pod;
 
 static INFO: KindInfo = KindInfo {

@@ -15,16 +15,17 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::env::{Found, not_found};
 use super::objects::{Kind, Name};
+use crate::kinds::pod::{CONFIG_ANNOTATION, KEYVALUE_SECRET_ANNOTATION};
 use crate::runtime::{Grants, KeyValue, Redis};
 
 /// How containers without an HTTP handler answer HTTP: `wagi`, or not at all.
 pub const HTTP: &str = "coracle.dev/http";
 /// The ConfigMaps that `wasi:config/store` tells of beside the environment.
-pub const CONFIG: &str = "coracle.dev/config";
+pub const CONFIG: &str = CONFIG_ANNOTATION;
 /// Where `wasi:keyvalue` keeps its values.
 pub const KEYVALUE: &str = "coracle.dev/keyvalue";
 /// The Secret that opens the server which [`KEYVALUE`] names.
-pub const KEYVALUE_SECRET: &str = "coracle.dev/keyvalue-secret";
+pub const KEYVALUE_SECRET: &str = KEYVALUE_SECRET_ANNOTATION;
 
 /// Where `wasi:blobstore` keeps its objects.
 pub const BLOBSTORE: &str = "coracle.dev/blobstore";

@@ -31,16 +31,18 @@ pub fn validate(info: &KindInfo, object: &Value) -> Errors {
         ("validations", "expression"),
         ("validations", "messageExpression"),
         ("auditAnnotations", "valueExpression"),
+        ("mutations", "applyConfiguration.expression"),
+        ("mutations", "jsonPatch.expression"),
     ] {
         check_all(&mut errors, &spec.get(list), expression, POLICY, params);
     }
     errors
 }
 
-/// Checks the field `name` of each element of a list.
+/// Checks the field `name` (a path of names) of each element of a list.
 fn check_all(errors: &mut Errors, list: &Field<'_>, name: &str, variables: &[&str], params: bool) {
     for item in list.items() {
-        let at = item.get(name);
+        let at = name.split('.').fold(item, |at, name| at.get(name));
         // What is empty is the kind's concern.
         if at.str().trim().is_empty() {
             continue;

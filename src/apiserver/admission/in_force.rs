@@ -4,9 +4,12 @@
 use std::sync::Arc;
 
 use super::policies::Policy;
+use super::policies::mutate::MutatingPolicy;
 use super::webhooks::Webhook;
 use crate::apiserver::derived::{Derived, objects};
 use crate::kinds::admission::GROUP;
+use crate::kinds::admission::mutating_admission_policy::MutatingAdmissionPolicy;
+use crate::kinds::admission::mutating_admission_policy_binding::MutatingAdmissionPolicyBinding;
 use crate::kinds::admission::mutating_webhook_configuration::MutatingWebhookConfiguration;
 use crate::kinds::admission::validating_admission_policy::ValidatingAdmissionPolicy;
 use crate::kinds::admission::validating_admission_policy_binding::ValidatingAdmissionPolicyBinding;
@@ -19,6 +22,7 @@ pub struct InForce {
     pub mutating: Vec<Webhook>,
     pub validating: Vec<Webhook>,
     pub policies: Vec<Policy>,
+    pub mutating_policies: Vec<MutatingPolicy>,
 }
 
 /// [`InForce`] as of the last write of a configuration.
@@ -31,6 +35,10 @@ pub fn registered(store: Arc<dyn Store>) -> Registered {
         policies: Policy::all(
             &objects(store, &ValidatingAdmissionPolicy),
             &objects(store, &ValidatingAdmissionPolicyBinding),
+        ),
+        mutating_policies: MutatingPolicy::all(
+            &objects(store, &MutatingAdmissionPolicy),
+            &objects(store, &MutatingAdmissionPolicyBinding),
         ),
     })
 }

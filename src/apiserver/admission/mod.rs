@@ -3,8 +3,8 @@
 //! First a list of plugins, upstream's names and order. A plugin looks at other objects (in the store, in
 //! memory: no plugin waits) and changes the new object or refuses it. What a kind can decide from the
 //! object alone is not here but in `kinds`. Then whoever else has a say, if the cluster's objects name
-//! them: mutating [`webhooks`]; and when nothing changes any more, [`pod_security`], [`policies`] and
-//! validating webhooks. With none of these, asking them costs a pointer.
+//! them: mutating [`policies`] and [`webhooks`]; and when nothing changes any more, [`pod_security`],
+//! validating policies and webhooks. With none of these, asking them costs a pointer.
 //!
 //! A plugin is part of the server and holds for its own writes, too. The others are asked about
 //! requests only ([`Author`]), and never about the objects that configure them.
@@ -38,6 +38,7 @@ use super::registry::{Place, Registry};
 use super::status::ApiError;
 use crate::kinds::Kind;
 use author::{Asker, Author, Through};
+use in_force::InForce;
 
 pub use service_account::wait_for_prerequisites;
 pub use webhooks::review::user_info;
@@ -133,7 +134,7 @@ pub fn admit(request: &Request<'_>, object: &mut Value) -> Result<(), ApiError> 
     CHAIN.iter().try_for_each(|plugin| plugin(request, object))
 }
 
-/// Lets the plugins, then the mutating webhooks change `object`, or refuse it.
+/// Lets the plugins, then policies and webhooks change `object`, or refuse it.
 pub async fn mutate(request: &Request<'_>, object: &mut Value) -> Result<(), ApiError> {
     admit(request, object)?;
     mutate_beyond(request, object, &|object| admit(request, object)).await
@@ -141,12 +142,12 @@ pub async fn mutate(request: &Request<'_>, object: &mut Value) -> Result<(), Api
 
 /// Lets all but the plugins have their say, about what is no object of its own, or is to be deleted.
 pub async fn review(request: &Request<'_>, object: &mut Value) -> Result<(), ApiError> {
-    mutate_by_webhooks(request, object).await?;
+    mutate_without_plugins(request, object).await?;
     validate(request, object).await
 }
 
-/// Lets the mutating webhooks change `object`, or refuse it: the plugins have no say in subresources.
-pub async fn mutate_by_webhooks(request: &Request<'_>, object: &mut Value) -> Result<(), ApiError> {
+/// Lets policies and webhooks change `object`, or refuse it: the plugins have no say in subresources.
+pub async fn mutate_without_plugins(request: &Request<'_>, object: &mut Value) -> Result<(), ApiError> {
     mutate_beyond(request, object, &|_| Ok(())).await
 }
 
@@ -157,20 +158,43 @@ async fn mutate_beyond(
 ) -> Result<(), ApiError> {
     let Some(asker) = asker(request) else { return Ok(()) };
     let in_force = request.registry.registered.current();
-    if in_force.mutating.is_empty() {
+    if in_force.mutating.is_empty() && in_force.mutating_policies.is_empty() {
         return Ok(());
     }
     // Boxed: most requests never get here, and need not carry its state.
     let Through::Part(view) = asker.through else {
-        return Box::pin(webhooks::mutate(&in_force.mutating, request, asker, object, plugins)).await;
+        return Box::pin(mutate_by_others(&in_force, request, asker, object, plugins)).await;
     };
     let old = request.old.map(|old| view.show(old));
     let shown = Request { old: old.as_ref(), ..*request };
     let mut part = view.show(object);
     let before = part.clone();
-    Box::pin(webhooks::mutate(&in_force.mutating, &shown, asker, &mut part, &|_| Ok(()))).await?;
+    Box::pin(mutate_by_others(&in_force, &shown, asker, &mut part, &|_| Ok(()))).await?;
     if part != before {
         *object = view.write_back(object, &part)?;
+    }
+    Ok(())
+}
+
+/// Policies first, then webhooks; then the policies that want to see what webhooks have made.
+async fn mutate_by_others(
+    in_force: &InForce,
+    request: &Request<'_>,
+    asker: &Asker<'_>,
+    object: &mut Value,
+    plugins: &(dyn Fn(&mut Value) -> Result<(), ApiError> + Sync),
+) -> Result<(), ApiError> {
+    if policies::mutate::mutate(in_force.mutating_policies.iter(), request, asker, object)? {
+        plugins(object)?;
+    }
+    if in_force.mutating.is_empty() {
+        return Ok(());
+    }
+    let before = object.clone();
+    webhooks::mutate(&in_force.mutating, request, asker, object, plugins).await?;
+    let again = in_force.mutating_policies.iter().filter(|policy| policy.again);
+    if *object != before && policies::mutate::mutate(again, request, asker, object)? {
+        plugins(object)?;
     }
     Ok(())
 }

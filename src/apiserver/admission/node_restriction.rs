@@ -9,7 +9,7 @@ use crate::apiserver::registry::Place;
 use crate::apiserver::status::ApiError;
 use crate::kinds::common::text;
 use crate::kinds::meta as kmeta;
-use crate::kinds::pod::Pod;
+use crate::kinds::pod::{CONFIG_ANNOTATION, KEYVALUE_SECRET_ANNOTATION, Pod};
 
 /// Labels of Kubernetes that an agent sets on its Node.
 const OWN_LABELS: &[&str] = &[
@@ -28,6 +28,13 @@ const OWN_LABELS: &[&str] = &[
 const OWN_DOMAINS: &[&str] = &["kubelet.kubernetes.io", "node.kubernetes.io"];
 /// Labels by which an administrator keeps nodes apart.
 const RESTRICTED: &str = "node-restriction.kubernetes.io";
+
+/// Annotations of pods that name Secrets and ConfigMaps.
+const REFERRING: [&str; 2] = [CONFIG_ANNOTATION, KEYVALUE_SECRET_ANNOTATION];
+
+fn annotation<'a>(pod: &'a Value, name: &str) -> &'a str {
+    pod["metadata"]["annotations"][name].as_str().unwrap_or_default()
+}
 
 /// Refuses what is not the node's own. `object` is what the request shows; null for a deletion.
 pub fn validate(request: &Request<'_>, asker: &Asker<'_>, object: &Value) -> Result<(), ApiError> {
@@ -74,6 +81,12 @@ fn pod(request: &Request<'_>, node: &str, subresource: &str, object: &Value) -> 
         (Operation::Update, "status") if !own => refuse("update pod status for"),
         (Operation::Update, "status") if !kmeta::same(&pod["metadata"]["labels"], &object["metadata"]["labels"]) => {
             Err(request.forbidden(format!("node {node:?} cannot update labels through pod status")))
+        }
+        // They say what the pod refers to, and so what its node may read.
+        (Operation::Update, "status")
+            if REFERRING.iter().any(|name| annotation(pod, name) != annotation(object, name)) =>
+        {
+            Err(request.forbidden(format!("node {node:?} cannot update what a pod refers to through pod status")))
         }
         _ => Ok(()),
     }

@@ -57,7 +57,7 @@ impl Audit {
         self.log.flush().await;
     }
 
-    /// What has been asked, if the policy wants something told of it; the request is given back, with
+    /// What has been asked (`custom` are the kinds that definitions add), if the policy wants something told of it; the request is given back, with
     /// its body read if that is to be told.
     pub async fn begin(
         &self,
@@ -290,7 +290,7 @@ fn decoded(bytes: &Bytes, headers: &HeaderMap, kind: Option<&'static dyn Kind>) 
     match body::content_type(headers).unwrap_or_default() {
         kind if kind.contains("yaml") => yaml::parse(bytes).ok().map(|parsed| parsed.value),
         content @ "application/vnd.kubernetes.protobuf" => {
-            let expected = Expected::of(kind?.info())?;
+            let expected = Expected::of_kind(kind?)?;
             codec::decode_as(bytes, Some(content), &expected, codec::FieldValidation::Ignore).ok().map(|it| it.object)
         }
         _ => serde_json::from_slice(bytes).ok(),

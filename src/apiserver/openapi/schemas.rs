@@ -72,6 +72,8 @@ static DESCRIBED: &[fn(&mut SchemaGenerator)] = &[
     describe::<storage::v1::CSIStorageCapacity>,
     describe::<storage::v1::VolumeAttachment>,
     describe::<storage::v1::VolumeAttributesClass>,
+    describe::<admissionregistration::v1::MutatingAdmissionPolicy>,
+    describe::<admissionregistration::v1::MutatingAdmissionPolicyBinding>,
     describe::<admissionregistration::v1::MutatingWebhookConfiguration>,
     describe::<admissionregistration::v1::ValidatingWebhookConfiguration>,
     describe::<admissionregistration::v1::ValidatingAdmissionPolicy>,

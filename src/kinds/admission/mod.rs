@@ -4,6 +4,8 @@
 //! kinds hold what may be written; asking and evaluating is the API server's. Whether an expression is
 //! CEL is checked there, too: this room knows texts.
 
+pub mod mutating_admission_policy;
+pub mod mutating_admission_policy_binding;
 pub mod mutating_webhook_configuration;
 pub mod policies;
 pub mod rules;

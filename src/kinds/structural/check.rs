@@ -447,23 +447,44 @@ fn one_rule(errors: &mut Errors, rule: &Field<'_>, schema: &Schema) {
             errors.invalid(&below, "fieldPath must be a valid path: does not refer to a valid field");
         }
     }
-    compiles(errors, &source);
+    compiles(errors, &source, schema);
     if !expression.is_empty() {
-        compiles(errors, &expression);
+        compiles(errors, &expression, schema);
     }
 }
 
 /// The variables that rules see.
 const VARIABLES: &[&str] = &["self", "oldSelf"];
 
-fn compiles(errors: &mut Errors, source: &Field<'_>) {
+fn compiles(errors: &mut Errors, source: &Field<'_>, schema: &Schema) {
     let refused = match crate::cel::Program::compile(source.str()) {
-        Ok(program) => program.undeclared(VARIABLES).map(|why| format!("ERROR: <input>:1:1: {why}")),
+        Ok(program) => {
+            let unknown = || program.selected().find_map(|path| undefined(schema, path));
+            program.undeclared(VARIABLES).or_else(unknown).map(|why| format!("ERROR: <input>:1:1: {why}"))
+        }
         Err(error) => Some(error),
     };
     if let Some(why) = refused {
         errors.invalid(source, format!("compilation failed: {why}"));
     }
+}
+
+/// Upstream's complaint about the first field of `self.a.b` that the schema does not have. What stands in
+/// maps, and where a schema takes anything, is only known when there is a value.
+fn undefined(schema: &Schema, path: &[String]) -> Option<String> {
+    let mut at = schema;
+    for name in path.iter().skip(1) {
+        let fixed = at.ty == Some(super::Type::Object) && matches!(at.additional, super::Additional::Nothing);
+        if !fixed || at.preserve_unknown || at.embedded {
+            return None;
+        }
+        match at.properties.iter().find(|(field, _)| super::rules::escape(field) == *name) {
+            Some((_, inner)) => at = inner,
+            None if is_meta(name) => return None,
+            None => return Some(format!("undefined field '{name}'")),
+        }
+    }
+    None
 }
 
 /// Whether a path names only fields and begins below `under` (`.spec`), with upstream's sentence.

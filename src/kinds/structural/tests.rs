@@ -235,6 +235,19 @@ fn schemas_that_cannot_be_served_are_refused() {
             ],
         ),
         (
+            json!({"type": "object", "x-kubernetes-validations": [{"rule": "self.a.b == self.metadata.name"}],
+                "properties": {"a": {"type": "object", "properties": {"c": {"type": "string"}}}}}),
+            vec![
+                "s.x-kubernetes-validations[0].rule: Invalid value: \"self.a.b == self.metadata.name\": compilation failed: ERROR: <input>:1:1: undefined field 'b'",
+            ],
+        ),
+        (
+            json!({"type": "object", "x-kubernetes-validations": [{"rule": "has(self.a) && self.m.any.thing && self.l.all(x, x.y == self.a__dash__b)"}],
+                "properties": {"a": {"type": "string"}, "a-b": {"type": "string"}, "m": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+                    "l": {"type": "array", "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}}),
+            vec![],
+        ),
+        (
             property(json!({"type": "string", "pattern": "("})),
             vec!["s.properties[a].pattern: Invalid value: \"(\": must be a valid regular expression, but isn't"],
         ),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::apiserver::admission::conditions::{self, Condition, Outcome};
-use crate::cel::{Budget, Evaluated, Program, Scope, value};
+use crate::cel::{Budget, Program, Scope, Value as Evaluated, value};
 use crate::kinds::common::{list, text};
 
 /// More of a message that an expression makes is not believed to be one.
@@ -13,7 +13,7 @@ const MAX_MESSAGE_BYTES: usize = 5 * 1024;
 
 /// An expression with its text, which errors show.
 #[derive(Debug)]
-struct Expression {
+pub struct Expression {
     source: String,
     program: Result<Program, String>,
 }
@@ -60,24 +60,32 @@ impl Decision {
 }
 
 impl Expression {
-    fn new(owner: &Value, pointer: &str) -> Self {
+    pub fn new(owner: &Value, pointer: &str) -> Self {
         let source = text(owner, pointer).to_owned();
         Self { program: Program::compile(&source), source }
     }
 
-    fn eval(&self, at: &mut At) -> Result<Evaluated, String> {
+    pub fn eval(&self, at: &mut At) -> Result<Evaluated, String> {
         let program = self.program.as_ref().map_err(Clone::clone);
         program.and_then(|program| program.eval(&at.scope, &mut at.budget)).map_err(|why| at.explain(why))
     }
 
     /// An error as upstream tells it.
-    fn failed(&self, why: &str) -> String {
+    pub fn failed(&self, why: &str) -> String {
         format!("expression '{}' resulted in error: {why}", self.source)
     }
 }
 
+/// Whether there is something to evaluate.
+pub enum Begun {
+    /// The conditions hold, and the variables are set.
+    Ready(At),
+    NoConcern,
+    Failed(String),
+}
+
 /// Where an evaluation stands.
-struct At {
+pub struct At {
     scope: Scope,
     budget: Budget,
     /// The variables that have come to nothing, and why: it matters only to who reads them.
@@ -113,18 +121,30 @@ impl Rules {
         self.ignore_failure
     }
 
-    /// What is to be said of a request, whose objects and parameters are in `scope`.
-    pub fn evaluate(&self, scope: Scope) -> Opinion {
+    /// Checks the conditions of a request, whose objects and parameters are in `scope`, and sets the
+    /// variables.
+    pub fn begin(&self, scope: Scope) -> Begun {
         let mut at = At { scope, budget: Budget::new(Budget::CALL), failed: BTreeMap::new() };
         match conditions::check(&self.conditions, &at.scope, &mut at.budget) {
-            Outcome::Holds => {}
-            Outcome::Fails => return Opinion::default(),
-            Outcome::Error(_) if self.ignore_failure => return Opinion::default(),
-            Outcome::Error(why) => {
+            Outcome::Holds => {
+                self.set_variables(&mut at);
+                Begun::Ready(at)
+            }
+            Outcome::Fails => Begun::NoConcern,
+            Outcome::Error(_) if self.ignore_failure => Begun::NoConcern,
+            Outcome::Error(why) => Begun::Failed(why),
+        }
+    }
+
+    /// What is to be said of a request.
+    pub fn evaluate(&self, scope: Scope) -> Opinion {
+        let mut at = match self.begin(scope) {
+            Begun::Ready(at) => at,
+            Begun::NoConcern => return Opinion::default(),
+            Begun::Failed(why) => {
                 return Opinion { decisions: vec![Decision::misconfigured(why)], ..Opinion::default() };
             }
-        }
-        self.set_variables(&mut at);
+        };
         let mut opinion = Opinion::default();
         for (index, validation) in self.validations.iter().enumerate() {
             opinion.decisions.extend(validation.judge(index, &mut at, self.ignore_failure));

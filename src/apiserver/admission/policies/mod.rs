@@ -1,10 +1,12 @@
-//! ValidatingAdmissionPolicies: expressions that a request must satisfy, put in force by bindings.
+//! Policies: expressions that a request must satisfy ([`validate`]), or that change what is written
+//! ([`mutate`](mutate::mutate)); put in force by bindings.
 //!
 //! [`evaluate`] says what a policy thinks of a request, purely; here is which policies are asked, with
 //! which parameters, and what becomes of what they say: a refusal, a warning, a line in the audit log.
 //! A policy that cannot be evaluated fails as its `failurePolicy` says.
 
 mod evaluate;
+pub mod mutate;
 mod params;
 
 use std::collections::BTreeMap;
@@ -50,9 +52,7 @@ impl Policy {
     /// The policies that are bound. One without a binding is not in force.
     pub fn all(policies: &[Value], bindings: &[Value]) -> Vec<Self> {
         let bound = |policy: &Value| {
-            let name = text(policy, "/metadata/name");
-            let own = bindings.iter().filter(|binding| text(binding, "/spec/policyName") == name);
-            let bindings: Vec<Binding> = own.map(Binding::new).collect();
+            let bindings = Binding::of(policy, bindings);
             (!bindings.is_empty()).then(|| Self::new(policy, bindings))
         };
         policies.iter().filter_map(bound).collect()
@@ -60,19 +60,29 @@ impl Policy {
 
     fn new(policy: &Value, bindings: Vec<Binding>) -> Self {
         let spec = &policy["spec"];
-        let kind = spec["paramKind"].is_object();
         Self {
             name: text(policy, "/metadata/name").to_owned(),
             constraints: Constraints::of_resources(&spec["matchConstraints"]),
-            param_kind: kind
-                .then(|| (text(spec, "/paramKind/apiVersion").to_owned(), text(spec, "/paramKind/kind").to_owned())),
+            param_kind: param_kind(spec),
             rules: Rules::new(spec),
             bindings,
         }
     }
 }
 
+/// `apiVersion` and `kind` of a policy's parameters.
+fn param_kind(spec: &Value) -> Option<(String, String)> {
+    let kind = Some(&spec["paramKind"]).filter(|kind| kind.is_object())?;
+    Some((text(kind, "/apiVersion").to_owned(), text(kind, "/kind").to_owned()))
+}
+
 impl Binding {
+    /// The bindings of a policy.
+    fn of(policy: &Value, bindings: &[Value]) -> Vec<Self> {
+        let name = text(policy, "/metadata/name");
+        bindings.iter().filter(|binding| text(binding, "/spec/policyName") == name).map(Self::new).collect()
+    }
+
     fn new(binding: &Value) -> Self {
         let spec = &binding["spec"];
         let actions = list(spec, "/validationActions").iter().filter_map(Value::as_str);
@@ -189,9 +199,14 @@ fn act(policy: &Policy, binding: &Binding, asker: &Asker<'_>, decision: &Decisio
 
 fn refuse(request: &Request<'_>, denial: &Denial<'_>) -> ApiError {
     let Denial { policy, binding, decision } = denial;
-    let message =
-        format!("ValidatingAdmissionPolicy '{policy}' with binding '{binding}' denied request: {}", decision.message);
-    let (code, reason) = match decision.reason.as_str() {
+    let who = format!("ValidatingAdmissionPolicy '{policy}' with binding '{binding}'");
+    refuse_by(request, &who, &decision.message, &decision.reason)
+}
+
+/// A refusal by a policy, for one of upstream's reasons.
+fn refuse_by(request: &Request<'_>, who: &str, why: &str, reason: &str) -> ApiError {
+    let message = format!("{who} denied request: {why}");
+    let (code, reason) = match reason {
         "Forbidden" => (403, "Forbidden"),
         "Unauthorized" => (401, "Unauthorized"),
         "RequestEntityTooLarge" => (413, "RequestEntityTooLarge"),

@@ -105,3 +105,47 @@ async fn what_is_no_expression_is_refused() {
     assert_eq!(code, StatusCode::UNPROCESSABLE_ENTITY);
     assert_eq!(status["details"]["causes"][0]["field"], "spec.validations[0].expression", "{status}");
 }
+
+#[tokio::test]
+async fn a_policy_changes_what_is_written() {
+    let api = Api::start().await;
+    let rule = json!({"operations": ["CREATE"], "apiGroups": ["", "apps"], "apiVersions": ["v1"],
+        "resources": ["configmaps", "deployments"]});
+    let put = async |plural: &str, name: &str, spec: Value| {
+        let (code, made) =
+            api.post(&format!("{GROUP}/{plural}"), json!({"metadata": {"name": name}, "spec": spec})).await;
+        assert_eq!(code, StatusCode::CREATED, "{made}");
+    };
+    let spec = json!({"matchConstraints": {"resourceRules": [rule]}, "reinvocationPolicy": "Never", "failurePolicy": "Fail",
+    "matchConditions": [{"name": "free", "expression": "!has(object.metadata.labels) || !('keep' in object.metadata.labels)"}],
+    "variables": [{"name": "team", "expression": "namespaceObject.metadata.name + '-team'"}],
+    "mutations": [
+        {"patchType": "ApplyConfiguration", "applyConfiguration": {"expression":
+            "Object{metadata: Object.metadata{labels: {'team': variables.team}}}"}},
+        {"patchType": "JSONPatch", "jsonPatch": {"expression":
+            "object.kind == 'Deployment' ? [JSONPatch{op: 'replace', path: '/spec/replicas', value: 3}] : []"}},
+    ]});
+    put("mutatingadmissionpolicies", "team", spec).await;
+    put("mutatingadmissionpolicybindings", "team", json!({"policyName": "team"})).await;
+    let (code, made) = create(&api, "a", json!({"k": "v"})).await;
+    assert_eq!((code, &made["metadata"]["labels"]), (StatusCode::CREATED, &json!({"team": "default-team"})), "{made}");
+    assert_eq!(made["data"], json!({"k": "v"}));
+    let owners = made["metadata"]["managedFields"].to_string();
+    assert!(!owners.contains("admission") && !owners.contains("f:team"), "nobody owns what a policy adds: {owners}");
+    let (_, kept) = api.post(MAPS, json!({"metadata": {"name": "b", "labels": {"keep": "x"}}})).await;
+    assert_eq!(kept["metadata"]["labels"], json!({"keep": "x"}));
+    let deployment = json!({"metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "hello:1"}]}}}});
+    let (code, made) = api.post("/apis/apps/v1/namespaces/default/deployments", deployment).await;
+    assert_eq!((code, &made["spec"]["replicas"]), (StatusCode::CREATED, &json!(3)), "{made}");
+    // What cannot be applied is a refusal.
+    let broken = json!({"matchConstraints": {"resourceRules": [rule]}, "reinvocationPolicy": "Never",
+        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression":
+            "[JSONPatch{op: 'test', path: '/data/k', value: 'w'}]"}}]});
+    put("mutatingadmissionpolicies", "broken", broken).await;
+    put("mutatingadmissionpolicybindings", "broken", json!({"policyName": "broken"})).await;
+    let (code, status) = create(&api, "e", json!({"k": "v"})).await;
+    assert_eq!(code, StatusCode::UNPROCESSABLE_ENTITY, "{status}");
+    let why = "MutatingAdmissionPolicy 'broken' with binding 'broken' denied request: JSON Patch: ";
+    assert!(status["message"].as_str().is_some_and(|message| message.contains(why)), "{status}");
+}

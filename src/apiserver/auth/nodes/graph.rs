@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::apiserver::registry::encoding;
 use crate::kinds::common::{list, text};
 use crate::kinds::persistent_volume::PersistentVolume;
-use crate::kinds::pod::Pod;
+use crate::kinds::pod::{CONFIG_ANNOTATION, KEYVALUE_SECRET_ANNOTATION, Pod};
 use crate::kinds::{Kind, meta as kmeta};
 use crate::store::{Entry, Store};
 
@@ -30,7 +30,8 @@ pub enum Sort {
     Secret,
     ConfigMap,
     Claim,
-    /// Through the claim that is bound to it.
+    /// Through the claim that is bound to it; or because it is on the node, which removes what is left
+    /// of it when it has gone.
     Volume,
     ServiceAccount,
 }
@@ -59,7 +60,11 @@ impl Graph {
     /// Whether a pod that is bound to `node` refers to the object.
     pub fn refers(&self, node: &str, sort: Sort, namespace: &str, name: &str) -> bool {
         if sort == Sort::Volume {
-            return self.claim_of(name).is_some_and(|(home, claim)| self.refers(node, Sort::Claim, &home, &claim));
+            // Of what is not there, nothing can be learned but that.
+            return self.volume(name).is_none_or(|volume| {
+                let claim = &volume["spec"]["claimRef"];
+                is_on(&volume, node) || self.refers(node, Sort::Claim, text(claim, "/namespace"), text(claim, "/name"))
+            });
         }
         let (node, namespace, name) = (node.to_owned(), namespace.to_owned(), name.to_owned());
         let question = Question { node, sort, namespace, name };
@@ -102,22 +107,26 @@ impl Graph {
         }
     }
 
-    /// Namespace and name of the claim that a volume is bound to.
-    fn claim_of(&self, volume: &str) -> Option<(String, String)> {
-        let entry = self.store.get(&encoding::key(PersistentVolume.info(), "", volume))?;
-        let volume = encoding::decode(&PersistentVolume, &entry.value, entry.mod_revision).ok()?;
-        let claim = &volume["spec"]["claimRef"];
-        Some((text(claim, "/namespace").to_owned(), text(claim, "/name").to_owned()))
+    fn volume(&self, name: &str) -> Option<Value> {
+        let entry = self.store.get(&encoding::key(PersistentVolume.info(), "", name))?;
+        encoding::decode(&PersistentVolume, &entry.value, entry.mod_revision).ok()
     }
+}
+
+/// Whether a volume is of one node's own.
+fn is_on(volume: &Value, node: &str) -> bool {
+    let terms = list(volume, "/spec/nodeAffinity/required/nodeSelectorTerms").iter();
+    let mut wanted = terms.flat_map(|term| list(term, "/matchExpressions"));
+    wanted.any(|term| term["key"] == "kubernetes.io/hostname" && list(term, "/values").iter().any(|name| name == node))
 }
 
 impl Question {
     fn is_answered_by(&self, entry: &Entry) -> bool {
         // Names need no escaping in JSON: what has been let in has none of its special characters.
-        let has = |needle: String| memmem::find(&entry.value, needle.as_bytes()).is_some();
-        has(format!("\"nodeName\":\"{}\"", self.node))
+        let has = |needle: &str| memmem::find(&entry.value, needle.as_bytes()).is_some();
+        has(&format!("\"nodeName\":\"{}\"", self.node))
             // A claim's name may be made of the pod's and the volume's.
-            && (self.sort == Sort::Claim || has(format!("\"{}\"", self.name)))
+            && (self.sort == Sort::Claim || has(&self.name))
             && encoding::decode(&Pod, &entry.value, entry.mod_revision)
                 .is_ok_and(|pod| pod["spec"]["nodeName"] == self.node && refers(&pod, self.sort, &self.name))
     }
@@ -137,15 +146,21 @@ fn refers(pod: &Value, sort: Sort, name: &str) -> bool {
                 || list(container, "/envFrom").iter().any(|source| is(source, &format!("/{all}/name")))
         })
     };
+    let annotated = |annotation: &str| {
+        let names = pod["metadata"]["annotations"][annotation].as_str().unwrap_or_default();
+        names.split(',').any(|named| named.trim() == name)
+    };
     match sort {
         Sort::Secret => {
-            volumes.iter().any(|volume| names_secret(volume, name))
+            annotated(KEYVALUE_SECRET_ANNOTATION)
+                || volumes.iter().any(|volume| names_secret(volume, name))
                 || sources.into_iter().any(|source| is(source, "/secret/name"))
                 || list(spec, "/imagePullSecrets").iter().any(|secret| is(secret, "/name"))
                 || by_variables("secretKeyRef", "secretRef")
         }
         Sort::ConfigMap => {
-            volumes.iter().any(|volume| is(volume, "/configMap/name"))
+            annotated(CONFIG_ANNOTATION)
+                || volumes.iter().any(|volume| is(volume, "/configMap/name"))
                 || sources.into_iter().any(|source| is(source, "/configMap/name"))
                 || by_variables("configMapKeyRef", "configMapRef")
         }
@@ -176,7 +191,8 @@ mod tests {
     use serde_json::json;
 
     fn pod(node: &str) -> Value {
-        json!({"metadata": {"name": "web-0", "namespace": "shop"}, "spec": {
+        json!({"metadata": {"name": "web-0", "namespace": "shop", "annotations": {
+            "coracle.dev/config": "seasons, prices", "coracle.dev/keyvalue-secret": "cache"}}, "spec": {
             "nodeName": node, "serviceAccountName": "robot", "imagePullSecrets": [{"name": "registry"}],
             "containers": [{"name": "c", "env": [
                 {"name": "A", "valueFrom": {"secretKeyRef": {"name": "key", "key": "k"}}},
@@ -193,8 +209,8 @@ mod tests {
     fn what_pods_refer_to() {
         let pod = pod("n1");
         let cases = [
-            (Sort::Secret, vec!["registry", "key", "all", "files", "part", "driver"]),
-            (Sort::ConfigMap, vec!["settings", "many", "root"]),
+            (Sort::Secret, vec!["registry", "key", "all", "files", "part", "driver", "cache"]),
+            (Sort::ConfigMap, vec!["settings", "many", "root", "seasons", "prices"]),
             (Sort::Claim, vec!["data", "web-0-d"]),
             (Sort::ServiceAccount, vec!["robot"]),
         ];
@@ -221,6 +237,9 @@ mod tests {
         };
         let volume = json!({"metadata": {"name": "pv"}, "spec": {"claimRef": {"namespace": "shop", "name": "data"}}});
         put(&PersistentVolume, "", Some(volume), "pv", Expect::Absent).await;
+        let hosts = json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "values": ["n1"]}]}]);
+        let local = json!({"metadata": {"name": "local"}, "spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": hosts}}}});
+        put(&PersistentVolume, "", Some(local), "local", Expect::Absent).await;
         let asks = |node: &str, sort, name: &str| graph.refers(node, sort, "shop", name);
         assert!(!asks("n1", Sort::Secret, "key"));
         let revision = put(&Pod, "shop", Some(pod("n1")), "web-0", Expect::Absent).await;
@@ -230,6 +249,8 @@ mod tests {
             assert!(!asks("n2", Sort::Secret, "key") && !asks("n1", Sort::Secret, "data"));
             assert!(!graph.refers("n1", Sort::Secret, "other", "key"), "another namespace");
         }
+        assert!(graph.refers("n1", Sort::Volume, "", "local") && !graph.refers("n2", Sort::Volume, "", "local"));
+        assert!(graph.refers("n2", Sort::Volume, "", "gone"));
         put(&Pod, "shop", None, "web-0", Expect::Revision(revision)).await;
         assert!(!asks("n1", Sort::Secret, "key"));
         assert!(!graph.refers("n1", Sort::Volume, "", "pv"));

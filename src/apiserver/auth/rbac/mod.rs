@@ -1,7 +1,7 @@
 //! Role-based access control over the stored roles and bindings.
 //!
-//! All roles and bindings together are compiled into one immutable [`Policy`], and made anew when one of
-//! them has changed ([`Derived`]): a right holds from the moment in which its binding is written.
+//! All roles and bindings together are compiled into one immutable [`Policy`], and made anew by the first
+//! request after one of them has changed: a right holds from the moment in which its binding is written.
 //!
 //! Deciding is pure and knows no store: [`rule`] says what one rule lets through, [`policy`] who has
 //! which, [`escalate`] that nobody gives away more than they have. [`roles`] are those that every
