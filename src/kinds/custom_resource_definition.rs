@@ -27,7 +27,7 @@ static INFO: KindInfo = KindInfo {
     subresources: &[Subresource::status("CustomResourceDefinition")],
     schema: "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition",
     storage: "apiextensions.k8s.io/customresourcedefinitions",
-    storage_version_hash: "jfWCUB31mvA=",
+    storage_version_hash: "M5uH+AlWATY=",
 };
 
 static COLUMNS: &[Column] = &[column("Name", "string", "name", 0), column("Created At", "date", "", 0)];
