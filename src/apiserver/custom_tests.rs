@@ -160,7 +160,7 @@ async fn a_new_schema_holds_at_once_for_reading_and_ends_watches() {
             &mut new["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
         properties["weight"] = json!({"type": "integer", "default": 5});
         properties.as_object_mut().map(|map| map.remove("color"));
-        new["spec"]["versions"][0].as_object_mut().map(|map| map.remove("selectableFields"));
+        new["spec"]["versions"][0]["selectableFields"] = json!([{"jsonPath": ".spec.weight"}]);
         let path = format!("{DEFINITIONS}/widgets.example.com");
         let body = json!([{"op": "replace", "path": "/spec/versions", "value": new["spec"]["versions"]}]);
         let (code, answer) =
@@ -173,6 +173,8 @@ async fn a_new_schema_holds_at_once_for_reading_and_ends_watches() {
     assert_eq!(read["spec"], json!({"size": 3, "weight": 5}));
     let (_, list) = api.get(WIDGETS).await;
     assert_eq!(list["items"][0]["spec"], read["spec"]);
+    let (_, heavy) = api.get(&format!("{WIDGETS}?fieldSelector=spec.weight%3D5")).await;
+    assert_eq!(heavy["items"][0]["spec"], read["spec"], "a default is selected by, too");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! CEL: the expressions that users write into custom resources' schemas and into admission policies.
 //!
 //! Parsing and the functions of Kubernetes's CEL come from the crates `cel` and `kube-cel`; the walk
-//! over the syntax tree ([`eval`]) is ours, because an expression is input: whoever may write a policy
+//! over the syntax tree (`eval`) is ours, because an expression is input: whoever may write a policy
 //! must not be able to stop the server with it. The crates' own interpreter has no limit of work, copies
 //! what it selects from, panics on messages, and takes a field of a number for `false`. Ours counts every
 //! node, element and byte against a [`Budget`], and its depth costs heap, not stack.

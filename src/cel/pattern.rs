@@ -1,6 +1,6 @@
 //! Regular expressions of users: RE2's syntax on the `regex` crate, with bounds on time and memory.
 //!
-//! Both match in linear time. They differ in a few letters, which [`translate`] sees to: RE2's `\d`,
+//! Both match in linear time. They differ in a few letters, which `translate` sees to: RE2's `\d`,
 //! `\w` and `\s` are ASCII, and in its classes `[`, `&&`, `--` and `~~` mean nothing.
 
 use std::collections::HashMap;

@@ -166,7 +166,7 @@ impl Custom {
 
     /// Whether anything has changed that makes a new generation.
     fn changed(&self, new: &Value, old: &Value) -> bool {
-        let counted = |name: &str| !is_meta(name) && !(self.has_status && name == "status");
+        let counted = |name: &str| !(is_meta(name) || self.has_status && name == "status");
         let names = [new, old].into_iter().filter_map(Value::as_object).flat_map(|map| map.keys());
         names.filter(|name| counted(name)).any(|name| new.get(name) != old.get(name))
     }

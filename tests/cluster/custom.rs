@@ -78,6 +78,6 @@ fn a_kind_is_defined_used_and_removed() {
         k.says("describe boat coracle", &["Hull", "sea=calm"]);
         k.says("auth can-i create boats.sea.example.com", &["yes"]);
         k.says("delete crd boats.sea.example.com --timeout=60s", &["deleted"]);
-        k.refused("get boats", &["the server doesn't have a resource type"]);
+        k.refused("get --raw /apis/sea.example.com/v1/boats", &["NotFound"]);
     });
 }

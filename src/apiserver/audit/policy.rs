@@ -118,7 +118,8 @@ impl Policy {
         );
         ensure!(!policy.rules.is_empty(), "it has no rules, so nothing would be logged");
         for rule in &policy.rules {
-            let both = !rule.non_resource_urls.is_empty() && !(rule.resources.is_empty() && rule.namespaces.is_empty());
+            let of_resources = !rule.resources.is_empty() || !rule.namespaces.is_empty();
+            let both = of_resources && !rule.non_resource_urls.is_empty();
             ensure!(!both, "rules cannot apply to both regular resources and non-resource URLs");
         }
         Ok(policy)

@@ -24,7 +24,7 @@ impl Pass<'_> {
         match value {
             Value::Object(map) => {
                 let gone: Vec<String> =
-                    map.keys().filter(|name| !schema.keeps(name) && !(is_object && is_meta(name))).cloned().collect();
+                    map.keys().filter(|name| !(schema.keeps(name) || is_object && is_meta(name))).cloned().collect();
                 for name in gone {
                     map.remove(&name);
                     if self.unknown.len() < MAX_REPORTED {

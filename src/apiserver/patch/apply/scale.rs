@@ -44,6 +44,8 @@ pub fn to_object(object: &Managers, scale: Managers, replicas: &[Step<'_>], api_
             entry.api_version = api_version.to_owned();
         }
         entry.fields = path.clone();
+        // Upstream keeps the times of the object's own entries only.
+        entry.time.clear();
         managers.give(entry);
     }
     managers.drop_empty();

@@ -2,10 +2,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::super::super::{
+use super::*;
+use crate::runtime::{
     Dns, Grants, HostPort, InstancePolicy, Isolation, LinuxSandbox, Output, Stream, fake::FakeRuntime,
 };
-use super::*;
 use crate::wire::{CallTimeouts, Caller, HttpBody, Outbound, OutboundError};
 
 struct Nothing;
@@ -46,10 +46,10 @@ async fn spec(linux: LinuxContainer) -> ContainerSpec {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("x");
     let source =
-        super::super::super::ImageSource { reference: "x:1".into(), path, digest: "sha256:0".into(), snapshot: false };
+        crate::runtime::ImageSource { reference: "x:1".into(), path, digest: "sha256:0".into(), snapshot: false };
     ContainerSpec {
         name: "main".into(),
-        image: super::super::super::Runtime::prepare(&FakeRuntime::serving(), &source).await.expect("a fake image"),
+        image: crate::runtime::Runtime::prepare(&FakeRuntime::serving(), &source).await.expect("a fake image"),
         args: vec!["/bin/serve".into(), "--port=80".into()],
         env: vec![("A".into(), "b".into())],
         deferred: None,
