@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 
 use super::ApiServer;
+use super::fairness::LevelFigures;
 use super::registry::encoding;
 use super::target::Target;
 use crate::kinds::{KINDS, Kind, KindInfo};
@@ -210,9 +211,12 @@ fn requests(page: &mut Page, metrics: &Metrics) {
     page.sample("apiserver_longrunning_requests", &[], metrics.long_running.load(Ordering::Relaxed) as f64);
 }
 
+/// A figure of a priority level: its name, its type, and how it is found.
+type Gauge = (&'static str, &'static str, fn(&LevelFigures) -> f64);
+
 fn flows(page: &mut Page, server: &ApiServer) {
     let levels = server.registry.fairness.figures();
-    let gauges: [(&str, &str, fn(&super::fairness::LevelFigures) -> f64); 4] = [
+    let gauges: [Gauge; 4] = [
         ("apiserver_flowcontrol_nominal_limit_seats", "gauge", |level| level.nominal as f64),
         ("apiserver_flowcontrol_current_executing_requests", "gauge", |level| level.executing as f64),
         ("apiserver_flowcontrol_current_inqueue_requests", "gauge", |level| level.waiting as f64),

@@ -374,6 +374,7 @@ pub trait Conversion {
     fn to_stored(&self, object: Value) -> Value;
 
     /// A stored object in this kind's form.
+    #[allow(clippy::wrong_self_convention, reason = "the kind is what converts; the object comes as an argument")]
     fn from_stored(&self, stored: Value) -> Value;
 }
 

@@ -67,7 +67,7 @@ mod tests {
         let queue = json!({"type": "External", "external": {"metric": {"name": "q"}, "target": {"averageValue": "3"}}});
         let hits = json!({"type": "Object", "object": {"metric": {"name": "h"}, "target": {"value": "3"}}});
         assert_eq!(cell(&[], &[]), "<none>");
-        assert_eq!(cell(&[cpu.clone()], &[]), "cpu: <unknown>/80%");
+        assert_eq!(cell(std::slice::from_ref(&cpu), &[]), "cpu: <unknown>/80%");
         assert_eq!(cell(&[cpu.clone(), memory.clone()], &[now]), "cpu: 42%/80%, memory: <unknown>/8Mi");
         assert_eq!(cell(&[queue, hits, cpu, memory], &[]), "<unknown>/3 (avg), <unknown>/3 + 2 more...");
     }
