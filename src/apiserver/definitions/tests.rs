@@ -25,10 +25,10 @@ fn names_are_accepted_unless_another_of_the_group_has_them() {
     let first = settled(&definition("widgets", "Widget", 1), &[]);
     assert!(holds(&first, "NamesAccepted") && holds(&first, "Established"));
     assert_eq!(first["status"]["acceptedNames"]["listKind"], "WidgetList");
-    let second = settled(&definition("gadgets", "Widget", 1), &[first.clone()]);
+    let second = settled(&definition("gadgets", "Widget", 1), std::slice::from_ref(&first));
     assert!(!holds(&second, "NamesAccepted") && !holds(&second, "Established"));
     assert_eq!(second["status"]["conditions"][0]["reason"], "ListKindConflict");
-    let third = settled(&definition("gadgets", "Gadget", 1), &[first.clone()]);
+    let third = settled(&definition("gadgets", "Gadget", 1), std::slice::from_ref(&first));
     assert!(holds(&third, "Established"));
     assert_eq!(settled(&first, &[third])["status"], first["status"]);
 }

@@ -60,7 +60,8 @@ mod tests {
             (rounds.changed(), rounds.second().into_iter().collect::<Vec<_>>())
         };
         let (willing, unwilling) = ((true, true), (false, true));
-        let cases: [(&[(bool, bool)], bool, (bool, Vec<usize>)); 6] = [
+        type Case<'a> = (&'a [(bool, bool)], bool, (bool, Vec<usize>));
+        let cases: [Case<'_>; 6] = [
             (&[], false, (false, vec![])),
             (&[(true, false), (false, false)], false, (false, vec![])),
             (&[willing], false, (true, vec![])),
