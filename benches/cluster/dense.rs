@@ -69,7 +69,7 @@ pub fn density() {
     println!("  idle: node {:.1} %, server {:.1} % of a core", share[1], share[0]);
 }
 
-/// As many live instances as the host holds, each of a pod of its own.
+/// As many live instances as the host holds, each of a pod of its own; beyond, the longest idle give way.
 pub fn live() {
     let wanted = 9990;
     let dir = scratch();
@@ -85,16 +85,27 @@ pub fn live() {
     let before = resident(node).0;
     let started = Instant::now();
     let answered = addresses.iter().take_while(|address| status_of(**address, "pod", "/") == 200).count();
+    let live = live_instances(node);
     println!(
-        "  {answered} of {} pods hold a live instance after {:.1} s; KiB each: {:.1}",
+        "  {answered} of {} pods answered after {:.1} s; {live} instances live on; KiB each: {:.1}",
         addresses.len(),
         started.elapsed().as_secs_f64(),
-        resident(node).0.saturating_sub(before) as f64 / answered.max(1) as f64 / 1024.0
+        resident(node).0.saturating_sub(before) as f64 / live.max(1) as f64 / 1024.0
+    );
+    println!(
+        "  vm.max_map_count is {}",
+        std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default().trim()
     );
     if answered < addresses.len() {
         let answer = crate::harness::text_of(addresses[answered], "pod", "/");
         println!("  the next was answered: {}", answer.lines().last().unwrap_or_default());
     }
+}
+
+/// Each has its module's memory image mapped.
+fn live_instances(node: i32) -> usize {
+    let maps = std::fs::read_to_string(format!("/proc/{node}/maps")).unwrap_or_default();
+    maps.lines().filter(|line| line.contains("wasm-memory-image")).count()
 }
 
 const HOSTILE: &[(&str, &str)] =
