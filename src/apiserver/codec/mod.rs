@@ -1,7 +1,7 @@
 //! Request bodies to objects, objects to response bodies.
 //!
 //! A body is JSON, YAML or protobuf; afterwards it is one JSON value that has the form upstream would
-//! write ([`conform`]). What is answered is JSON (or YAML for who asks): every client that sends
+//! write ([`crate::kinds::schema::conform`]). What is answered is JSON (or YAML for who asks): every client that sends
 //! protobuf accepts JSON too, so nothing is encoded as protobuf.
 //!
 //! The texts of the errors are upstream's, and so is what makes an error at all: unknown and duplicate
