@@ -8,7 +8,7 @@
 //! A webhook is somebody else's program. It has the time that the caller gives it and no more, its
 //! answer is bounded, and waiting for it holds nothing that another request needs.
 
-mod trust;
+pub mod trust;
 
 use std::collections::HashMap;
 use std::error::Error as StdError;

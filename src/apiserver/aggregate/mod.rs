@@ -42,21 +42,17 @@ pub struct Aggregate {
 }
 
 impl Aggregate {
-    fn client(
-        &self,
-        key: &str,
-        make: impl FnOnce() -> Result<RemoteClient, ApiError>,
-    ) -> Result<RemoteClient, ApiError> {
+    fn client(&self, key: &str) -> Option<RemoteClient> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// Keeps a client; the one that others may have made meanwhile is the one.
+    fn keep_client(&self, key: String, made: RemoteClient) -> RemoteClient {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = clients.get(key) {
-            return Ok(client.clone());
-        }
         if clients.len() >= MAX_CLIENTS {
             clients.clear();
         }
-        let client = make()?;
-        clients.insert(key.to_owned(), client.clone());
-        Ok(client)
+        clients.entry(key).or_insert(made).clone()
     }
 
     fn keep(&self, group: &str, version: &str, resources: Value) {

@@ -30,6 +30,7 @@ use crate::apiserver::ApiServer;
 use crate::apiserver::auth::User;
 use crate::apiserver::auth::pki::Credentials;
 use crate::apiserver::status::ApiError;
+use crate::apiserver::webhook::trust::machine;
 use crate::kinds::common::text;
 
 pub type RemoteClient = Client<HttpsConnector<HttpConnector>, Body>;
@@ -64,7 +65,13 @@ pub async fn pass(
     let (namespace, name) = (text(spec, "/service/namespace"), text(spec, "/service/name"));
     let address = place::endpoint(server, namespace, name, spec["service"]["port"].as_i64().unwrap_or(443))?;
     let key = format!("{namespace}/{name} {} {}", spec["insecureSkipTLSVerify"], spec["caBundle"]);
-    let client = server.aggregate.client(&key, || client(server, spec, &format!("{name}.{namespace}.svc")))?;
+    let client = match server.aggregate.client(&key) {
+        Some(client) => client,
+        None => {
+            let made = client(server, spec, &format!("{name}.{namespace}.svc")).await?;
+            server.aggregate.keep_client(key, made)
+        }
+    };
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     let mut request = Request::new(body);
     *request.method_mut() = parts.method.clone();
@@ -127,12 +134,12 @@ fn headers(user: &User, sent: &HeaderMap) -> HeaderMap {
     headers
 }
 
-fn client(server: &ApiServer, spec: &Value, name: &str) -> Result<RemoteClient, ApiError> {
+async fn client(server: &ApiServer, spec: &Value, name: &str) -> Result<RemoteClient, ApiError> {
     let mut http = HttpConnector::new();
     http.enforce_http(false);
     http.set_connect_timeout(Some(CONNECT_TIMEOUT));
     http.set_nodelay(true);
-    let tls = tls(spec, server.proxy_identity.as_ref()).map_err(ApiError::internal)?;
+    let tls = tls(spec, server.proxy_identity.as_ref()).await.map_err(ApiError::internal)?;
     let name = ServerName::try_from(name.to_owned()).map_err(ApiError::internal)?;
     let https = HttpsConnectorBuilder::new()
         .with_tls_config(tls)
@@ -144,13 +151,13 @@ fn client(server: &ApiServer, spec: &Value, name: &str) -> Result<RemoteClient, 
     Ok(Client::builder(TokioExecutor::new()).build(https))
 }
 
-fn tls(spec: &Value, own: Option<&Credentials>) -> anyhow::Result<ClientConfig> {
+async fn tls(spec: &Value, own: Option<&Credentials>) -> anyhow::Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     let builder = if spec["insecureSkipTLSVerify"] == true {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(Anything(provider)))
     } else {
-        builder.with_root_certificates(roots(text(spec, "/caBundle"))?)
+        builder.with_root_certificates(roots(text(spec, "/caBundle")).await?)
     };
     Ok(match own {
         Some(own) => {
@@ -162,13 +169,11 @@ fn tls(spec: &Value, own: Option<&Credentials>) -> anyhow::Result<ClientConfig> 
 }
 
 /// The authorities of a bundle (PEM in base64), or where there is none, those that the machine trusts.
-fn roots(bundle: &str) -> anyhow::Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
+async fn roots(bundle: &str) -> anyhow::Result<RootCertStore> {
     if bundle.is_empty() {
-        let found = rustls_native_certs::load_native_certs().certs;
-        roots.add_parsable_certificates(found);
-        return Ok(roots);
+        return Ok(machine().await?);
     }
+    let mut roots = RootCertStore::empty();
     for authority in CertificateDer::pem_slice_iter(&STANDARD.decode(bundle)?) {
         roots.add(authority?)?;
     }

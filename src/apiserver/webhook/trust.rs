@@ -13,7 +13,10 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootC
 /// How to connect to a webhook with this bundle: PEM in base64, or "".
 pub async fn config(bundle: &str) -> Result<ClientConfig, String> {
     if bundle.is_empty() {
-        let roots = tokio::task::spawn_blocking(native).await.map_err(|error| error.to_string())??;
+        let roots = machine().await.map_err(|error| error.to_string())?;
+        if roots.is_empty() {
+            return Err("the webhook's configuration has no caBundle, and this machine trusts no authority".into());
+        }
         return Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth());
     }
     let unusable = |why: String| format!("unable to load root certificates: {why}");
@@ -28,14 +31,14 @@ pub async fn config(bundle: &str) -> Result<ClientConfig, String> {
     Ok(ClientConfig::builder().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
-/// Whom this machine trusts. Blocks.
-fn native() -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        return Err("the webhook's configuration has no caBundle, and this machine trusts no authority".into());
-    }
-    Ok(roots)
+/// Whom this machine trusts, read off the serving threads.
+pub async fn machine() -> Result<RootCertStore, tokio::task::JoinError> {
+    let read = || {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        roots
+    };
+    tokio::task::spawn_blocking(read).await
 }
 
 /// The usual rules, and one more, which Go has too: a certificate that is in the bundle itself is
