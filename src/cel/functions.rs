@@ -40,26 +40,8 @@ const OURS: &[&str] = &[
     "orValue",
 ];
 
-/// Every function there is, besides operators and macros.
-const NAMES: &[&str] = &[
-    "size",
-    "contains",
-    "startsWith",
-    "endsWith",
-    "matches",
-    "find",
-    "findAll",
-    "dyn",
-    "type",
-    "lists.range",
-    "optional.of",
-    "optional.none",
-    "optional.ofNonZeroValue",
-    "hasValue",
-    "value",
-    "or",
-    "orValue",
-    "bool",
+/// Those of the library. With [`OURS`] they are every function there is, besides operators and macros.
+const OTHERS: &[&str] = &[
     "bytes",
     "double",
     "int",
@@ -180,8 +162,12 @@ const NAMES: &[&str] = &[
     "getQuery",
 ];
 
+fn is_named(name: &str) -> bool {
+    OURS.contains(&name) || OTHERS.contains(&name)
+}
+
 pub fn exists(name: &str) -> bool {
-    NAMES.contains(&name) || name.starts_with(['_', '@', '!', '-'])
+    is_named(name) || name.starts_with(['_', '@', '!', '-'])
 }
 
 /// `math` of `math.abs(x)`; none for a method of a value.
@@ -189,7 +175,7 @@ pub fn prefix(call: &CallExpr) -> Option<&str> {
     match call.target.as_deref().map(|target| &target.expr) {
         Some(Expr::Ident(name)) if NAMESPACES.contains(&name.as_str()) => {
             let qualified = format!("{name}.{}", call.func_name);
-            (NAMES.contains(&qualified.as_str()) || name == "cel").then_some(name)
+            (is_named(&qualified) || name == "cel").then_some(name)
         }
         _ => None,
     }
@@ -370,7 +356,7 @@ mod tests {
 
     #[test]
     fn every_name_is_a_function_of_the_library_or_ours() {
-        for name in NAMES {
+        for name in OURS.iter().chain(OTHERS) {
             for method in [false, true] {
                 let error = call(name, method, vec![Value::Null], &mut Budget::default()).err().unwrap_or_default();
                 assert!(!error.contains("Undeclared"), "{name}: {error}");

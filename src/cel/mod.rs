@@ -25,6 +25,31 @@ pub use kube_cel::cel::Value;
 use kube_cel::cel::common::ast::{EntryExpr, Expr, IdedExpr};
 use kube_cel::cel::parser::Parser;
 
+/// Words that CEL keeps for itself: they name no variable and no field.
+pub const RESERVED: &[&str] = &[
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
+];
+
 /// The longest expression in bytes. Real policies stay far below; the parser's time grows with it.
 pub const MAX_EXPRESSION: usize = 16 << 10;
 /// How deep the syntax tree of an expression may be.

@@ -22,6 +22,18 @@ pub fn same(a: &Value, b: &Value, name: &str) -> bool {
     meta::same(&a[name], &b[name])
 }
 
+/// Equality of values: numbers by what they are worth, whatever they were written as.
+pub fn equal(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|((ka, a), (kb, b))| ka == kb && equal(a, b))
+        }
+        _ => a == b,
+    }
+}
+
 /// Writes `value` under `name` unless something other than null is there already.
 pub fn set_default(object: &mut Value, name: &str, value: impl Into<Value>) {
     if let Value::Object(map) = object

@@ -78,7 +78,7 @@ impl Kind for DaemonSet {
         meta::take_from(new, old, "status");
         let redone = !meta::same(&new["spec"]["template"], &old["spec"]["template"]);
         set_template_generation(new, template_generation(old) + i64::from(redone));
-        meta::carry_generation(new, old, !meta::same(&new["spec"], &old["spec"]));
+        meta::count_spec(new, old);
     }
 
     fn prepare_status_update(&self, new: &mut Value, old: &Value) {

@@ -84,6 +84,11 @@ pub fn take_from(new: &mut Value, old: &Value, field: &str) {
 /// An update of all but the status: a new spec is a new generation.
 pub fn update_spec(new: &mut Value, old: &Value) {
     take_from(new, old, "status");
+    count_spec(new, old);
+}
+
+/// A new spec is a new generation.
+pub fn count_spec(new: &mut Value, old: &Value) {
     let changed = !same(&new["spec"], &old["spec"]);
     carry_generation(new, old, changed);
 }

@@ -148,10 +148,15 @@ pub struct ContainerSpec {
 impl ContainerSpec {
     /// Returns when all mounts are there.
     pub async fn mounted(&self) -> Result<(), StartError> {
-        match &self.deferred {
-            Some(deferred) => deferred.make().await.map_err(StartError::Other),
-            None => Ok(()),
-        }
+        mounted(self.deferred.as_deref()).await
+    }
+}
+
+/// Returns when the mounts that were put off, if any were, are there.
+async fn mounted(deferred: Option<&dyn DeferredMounts>) -> Result<(), StartError> {
+    match deferred {
+        Some(deferred) => deferred.make().await.map_err(StartError::Other),
+        None => Ok(()),
     }
 }
 

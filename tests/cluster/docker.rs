@@ -481,6 +481,12 @@ fn lines_after(cluster: &Cluster, name: &str) -> Vec<String> {
     })
 }
 
+/// A pod that needs no engine.
+fn module() -> String {
+    let spec = json!({ "containers": [{ "name": "main", "image": "hello:1" }] });
+    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "wasm" }, "spec": spec }).to_string()
+}
+
 #[test]
 fn an_engine_that_stops_takes_its_containers_and_brings_them_back() {
     let Some(mut engine) = Engine::start() else { return };
@@ -489,11 +495,7 @@ fn an_engine_that_stops_takes_its_containers_and_brings_them_back() {
     let before = ready(&cluster, "stays");
     engine.end();
     cluster.apply(&pod("late", WAITS, json!({}), json!({})));
-    cluster.apply(
-        &json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "wasm" },
-            "spec": { "containers": [{ "name": "main", "image": "hello:1" }] } })
-        .to_string(),
-    );
+    cluster.apply(&module());
     ready(&cluster, "wasm");
     eventually("what is wrong to be told", PATIENCE, || {
         let told = events(&cluster, "late");
@@ -519,11 +521,7 @@ fn a_cluster_without_an_engine_says_so_and_is_healthy() {
     ] {
         let cluster = Cluster::with(Options { args, ..Options::default() });
         cluster.apply(&pod("waits", WAITS, json!({}), json!({})));
-        cluster.apply(
-            &json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "wasm" },
-                "spec": { "containers": [{ "name": "main", "image": "hello:1" }] } })
-            .to_string(),
-        );
+        cluster.apply(&module());
         ready(&cluster, "wasm");
         eventually("what is wrong to be told", PATIENCE, || {
             let told = events(&cluster, "waits");

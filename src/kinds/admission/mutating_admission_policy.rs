@@ -53,7 +53,7 @@ impl Kind for MutatingAdmissionPolicy {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value) {
-        meta::carry_generation(new, old, !meta::same(&new["spec"], &old["spec"]));
+        meta::count_spec(new, old);
     }
 
     fn validate(&self, object: &Value) -> Errors {

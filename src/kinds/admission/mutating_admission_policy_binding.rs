@@ -4,10 +4,8 @@
 use serde_json::Value;
 
 use super::policies;
-use super::validating_admission_policy_binding::COLUMNS;
-use crate::kinds::common::text;
 use crate::kinds::field::{Errors, Field};
-use crate::kinds::{ALL_VERBS, Column, Kind, KindInfo, meta, time};
+use crate::kinds::{ALL_VERBS, Column, Kind, KindInfo, meta};
 
 pub struct MutatingAdmissionPolicyBinding;
 
@@ -42,7 +40,7 @@ impl Kind for MutatingAdmissionPolicyBinding {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value) {
-        meta::carry_generation(new, old, !meta::same(&new["spec"], &old["spec"]));
+        meta::count_spec(new, old);
     }
 
     fn validate(&self, object: &Value) -> Errors {
@@ -52,15 +50,10 @@ impl Kind for MutatingAdmissionPolicyBinding {
     }
 
     fn columns(&self) -> &'static [Column] {
-        COLUMNS
+        policies::BINDING_COLUMNS
     }
 
     fn row(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
-        vec![
-            text(object, "/metadata/name").into(),
-            text(object, "/spec/policyName").into(),
-            policies::param_ref_cell(object).into(),
-            time::object_age(object, now).into(),
-        ]
+        policies::binding_row(object, now)
     }
 }

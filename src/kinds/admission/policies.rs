@@ -3,37 +3,14 @@
 use serde_json::{Value, json};
 
 use super::rules;
+use crate::cel;
 use crate::kinds::common::{set_default, set_default_text, text};
 use crate::kinds::field::{Errors, Field};
-use crate::kinds::{names, workload};
+use crate::kinds::{Column, column, names, time, workload};
 
 const MAX_AUDIT_ANNOTATIONS: usize = 20;
 const MAX_VALUE_EXPRESSION_BYTES: usize = 5 * 1024;
 const REASONS: &[&str] = &["Forbidden", "Invalid", "RequestEntityTooLarge"];
-/// Words of CEL that name no variable.
-const RESERVED: &[&str] = &[
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 
 /// The match resources under `name`, where they are given.
 pub fn default_match(spec: &mut Value, name: &str) {
@@ -141,7 +118,7 @@ fn validate_variable(errors: &mut Errors, variable: &Field<'_>) {
 
 fn is_identifier(name: &str) -> bool {
     let word = |byte: u8| byte == b'_' || byte.is_ascii_alphanumeric();
-    !name.as_bytes().first().is_none_or(u8::is_ascii_digit) && name.bytes().all(word) && !RESERVED.contains(&name)
+    !name.as_bytes().first().is_none_or(u8::is_ascii_digit) && name.bytes().all(word) && !cel::RESERVED.contains(&name)
 }
 
 pub fn validate_validation(errors: &mut Errors, at: &Field<'_>) {
@@ -238,7 +215,7 @@ pub fn param_kind_cell(policy: &Value) -> String {
 }
 
 /// The cell that shows a binding's parameters.
-pub fn param_ref_cell(binding: &Value) -> String {
+fn param_ref_cell(binding: &Value) -> String {
     let reference = &binding["spec"]["paramRef"];
     let (namespace, name) = (text(reference, "/namespace"), text(reference, "/name"));
     match (namespace, name) {
@@ -247,4 +224,21 @@ pub fn param_ref_cell(binding: &Value) -> String {
         ("", name) => name.to_owned(),
         (namespace, name) => format!("{namespace}/{name}"),
     }
+}
+
+/// The columns of bindings of both kinds.
+pub static BINDING_COLUMNS: &[Column] = &[
+    column("Name", "string", "name", 0),
+    column("PolicyName", "string", "", 0),
+    column("ParamRef", "string", "", 0),
+    column("Age", "string", "", 0),
+];
+
+pub fn binding_row(binding: &Value, now: jiff::Timestamp) -> Vec<Value> {
+    vec![
+        text(binding, "/metadata/name").into(),
+        text(binding, "/spec/policyName").into(),
+        param_ref_cell(binding).into(),
+        time::object_age(binding, now).into(),
+    ]
 }

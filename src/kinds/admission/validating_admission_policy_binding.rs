@@ -4,9 +4,8 @@
 use serde_json::Value;
 
 use super::{policies, rules};
-use crate::kinds::common::text;
 use crate::kinds::field::{Errors, Field};
-use crate::kinds::{ALL_VERBS, Column, Kind, KindInfo, column, meta, time};
+use crate::kinds::{ALL_VERBS, Column, Kind, KindInfo, meta};
 
 pub struct ValidatingAdmissionPolicyBinding;
 
@@ -25,13 +24,6 @@ static INFO: KindInfo = KindInfo {
     storage: "admissionregistration.k8s.io/validatingadmissionpolicybindings",
     storage_version_hash: "v9715VZqakg=",
 };
-
-pub static COLUMNS: &[Column] = &[
-    column("Name", "string", "name", 0),
-    column("PolicyName", "string", "", 0),
-    column("ParamRef", "string", "", 0),
-    column("Age", "string", "", 0),
-];
 
 const ACTIONS: &[&str] = &["Audit", "Deny", "Warn"];
 const DENY_AND_WARN: &str = "must not contain both Deny and Warn (repeating the same validation failure \
@@ -52,7 +44,7 @@ impl Kind for ValidatingAdmissionPolicyBinding {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value) {
-        meta::carry_generation(new, old, !meta::same(&new["spec"], &old["spec"]));
+        meta::count_spec(new, old);
     }
 
     fn validate(&self, object: &Value) -> Errors {
@@ -75,15 +67,10 @@ impl Kind for ValidatingAdmissionPolicyBinding {
     }
 
     fn columns(&self) -> &'static [Column] {
-        COLUMNS
+        policies::BINDING_COLUMNS
     }
 
     fn row(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
-        vec![
-            text(object, "/metadata/name").into(),
-            text(object, "/spec/policyName").into(),
-            policies::param_ref_cell(object).into(),
-            time::object_age(object, now).into(),
-        ]
+        policies::binding_row(object, now)
     }
 }

@@ -234,18 +234,6 @@ impl Schema {
     }
 }
 
-/// Equality of values: numbers by what they are worth, whatever they were written as.
-pub fn equal(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
-        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
-        (Value::Object(a), Value::Object(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|((ka, a), (kb, b))| ka == kb && equal(a, b))
-        }
-        _ => a == b,
-    }
-}
-
 /// `metadata`, `apiVersion` and `kind` are every object's, whatever its schema says.
 pub fn is_meta(name: &str) -> bool {
     matches!(name, "metadata" | "apiVersion" | "kind")

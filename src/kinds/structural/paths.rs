@@ -6,6 +6,8 @@
 
 use serde_json::Value;
 
+use crate::kinds::common;
+
 /// A parsed path.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JsonPath(Vec<Step>);
@@ -81,7 +83,7 @@ impl JsonPath {
                         next.extend(items.filter(|item| {
                             let there = path.iter().try_fold(*item, |at, name| at.get(name));
                             match wanted {
-                                Some(wanted) => there.is_some_and(|there| super::equal(there, wanted) == *equal),
+                                Some(wanted) => there.is_some_and(|there| common::equal(there, wanted) == *equal),
                                 None => there.is_some(),
                             }
                         }));

@@ -8,8 +8,9 @@
 use serde_json::Value;
 
 use super::validate::Correlated;
-use super::{Additional, Schema, Type, equal, formats, is_meta};
+use super::{Additional, Schema, Type, formats, is_meta};
 use crate::cel::{self, Budget, Program, Scope};
+use crate::kinds::common::equal;
 use crate::kinds::field::{Errors, Reason};
 
 /// One rule, compiled.
@@ -274,34 +275,9 @@ pub fn typed(schema: &Schema, value: &Value, root: bool) -> cel::Value {
     }
 }
 
-/// Words that CEL keeps for itself.
-const RESERVED: &[&str] = &[
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
-
 /// The name by which an expression reaches a field.
 pub fn escape(name: &str) -> String {
-    if RESERVED.contains(&name) {
+    if cel::RESERVED.contains(&name) {
         return format!("__{name}__");
     }
     if !name.contains(['.', '-', '/']) && !name.contains("__") {

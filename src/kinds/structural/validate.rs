@@ -8,7 +8,8 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
-use super::{ListType, Schema, Type, equal, formats, is_meta};
+use super::{ListType, Schema, Type, formats, is_meta};
+use crate::kinds::common::equal;
 use crate::kinds::field::{Errors, Reason, quote};
 
 /// How many errors are told of one object.

@@ -65,6 +65,14 @@ pub fn thread_time() -> Duration {
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
+/// Lets this thread give way to others: on Linux a thread has a niceness of its own. Where that fails it is only
+/// too little polite.
+pub fn be_nice(niceness: i32) {
+    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), niceness) {
+        tracing::debug!("a thread of guests or compilers runs at normal priority: {error}");
+    }
+}
+
 /// A token bucket in nanoseconds of processor time.
 #[derive(Debug)]
 struct Bucket {

@@ -22,7 +22,7 @@ use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::super::toolbox::Sight;
-use super::super::{ContainerSpec, DeferredMounts, Mount, Output, SandboxSpec, StartError, Stream};
+use super::super::{ContainerSpec, DeferredMounts, Mount, Output, SandboxSpec, StartError, Stream, mounted};
 use super::blobstore::BlobStore;
 use super::engine::Calls;
 use super::keyvalue::KeyValueStore;
@@ -129,10 +129,7 @@ impl Surroundings {
 
     /// Returns when all mounts are there.
     pub async fn mounted(&self) -> Result<(), StartError> {
-        match &self.deferred {
-            Some(deferred) => deferred.make().await.map_err(StartError::Other),
-            None => Ok(()),
-        }
+        mounted(self.deferred.as_deref()).await
     }
 
     /// The mounts as `wasi:filesystem` has them, opened now.

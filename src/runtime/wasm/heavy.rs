@@ -12,6 +12,8 @@ use std::sync::OnceLock;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::cpu::be_nice;
+
 /// How much nicer than the threads that serve. A core that both want goes to these for about a tenth.
 const NICENESS: i32 = 10;
 
@@ -45,14 +47,10 @@ impl Drop for Heavy {
 }
 
 fn threads(count: usize) -> Option<Runtime> {
-    let runtime =
-        Builder::new_multi_thread().worker_threads(count).thread_name("wasm-heavy").on_thread_start(be_nice).build();
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(count)
+        .thread_name("wasm-heavy")
+        .on_thread_start(|| be_nice(NICENESS))
+        .build();
     runtime.inspect_err(|error| tracing::warn!("no threads for guests that compute: {error}")).ok()
-}
-
-/// On Linux a thread has a niceness of its own. Failing to lower it only makes others wait longer.
-fn be_nice() {
-    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS) {
-        tracing::debug!("guests that compute run at the priority of those that answer: {error}");
-    }
 }

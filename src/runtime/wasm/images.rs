@@ -23,6 +23,7 @@ use super::artifact::{self, Form, invalid};
 use super::cache::AotCache;
 use super::compiler::{Compiler, Outcome};
 use super::compose::{self, Shelf};
+use super::cpu::be_nice;
 use super::engine::Calls;
 use super::heavy::Heavy;
 use super::life::{Host, bounded};
@@ -122,7 +123,7 @@ impl Images {
         let plain = Workshop::new(Host::new(Calls::Alone, max_instances, shares, heavy)?, cache_dir)?;
         let compilers = rayon::ThreadPoolBuilder::new()
             .thread_name(|index| format!("wasm-compile-{index}"))
-            .start_handler(|_| lower_priority())
+            .start_handler(|_| be_nice(COMPILE_NICENESS))
             .build()?;
         // A directory that cannot be written to is as good as none.
         let shelf = Shelf::open(cache_dir).or_else(|_| Shelf::open(None));
@@ -405,13 +406,5 @@ impl Code {
             Self::Module(module) => module.serialize(),
             Self::Component(component) => component.serialize(),
         }
-    }
-}
-
-/// On Linux a thread has a niceness of its own. Failing to lower it only makes compiling too polite
-/// no longer.
-fn lower_priority() {
-    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), COMPILE_NICENESS) {
-        tracing::debug!("compiling at normal priority: {error}");
     }
 }

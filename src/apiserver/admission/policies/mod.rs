@@ -49,13 +49,9 @@ struct Binding {
 }
 
 impl Policy {
-    /// The policies that are bound. One without a binding is not in force.
+    /// The policies that are in force.
     pub fn all(policies: &[Value], bindings: &[Value]) -> Vec<Self> {
-        let bound = |policy: &Value| {
-            let bindings = Binding::of(policy, bindings);
-            (!bindings.is_empty()).then(|| Self::new(policy, bindings))
-        };
-        policies.iter().filter_map(bound).collect()
+        bound(policies, bindings).map(|(policy, bindings)| Self::new(policy, bindings)).collect()
     }
 
     fn new(policy: &Value, bindings: Vec<Binding>) -> Self {
@@ -74,6 +70,12 @@ impl Policy {
 fn param_kind(spec: &Value) -> Option<(String, String)> {
     let kind = Some(&spec["paramKind"]).filter(|kind| kind.is_object())?;
     Some((text(kind, "/apiVersion").to_owned(), text(kind, "/kind").to_owned()))
+}
+
+/// The policies that are bound, with their bindings. One without is not in force.
+fn bound<'a>(policies: &'a [Value], bindings: &'a [Value]) -> impl Iterator<Item = (&'a Value, Vec<Binding>)> {
+    let bound = |policy| (policy, Binding::of(policy, bindings));
+    policies.iter().map(bound).filter(|(_, bindings)| !bindings.is_empty())
 }
 
 impl Binding {

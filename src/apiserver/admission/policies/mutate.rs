@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::evaluate::{Begun, Expression, Rules};
-use super::{Binding, namespace, param_kind, params, refuse_by};
+use super::{Binding, bound, namespace, param_kind, params, refuse_by};
 use crate::apiserver::admission::matching::{self, Constraints, Labels};
 use crate::apiserver::admission::webhooks::review;
 use crate::apiserver::admission::{Asker, Request};
@@ -41,13 +41,9 @@ enum Mutation {
 }
 
 impl MutatingPolicy {
-    /// The policies that are bound.
+    /// The policies that are in force.
     pub fn all(policies: &[Value], bindings: &[Value]) -> Vec<Self> {
-        let bound = |policy: &Value| {
-            let bindings = Binding::of(policy, bindings);
-            (!bindings.is_empty()).then(|| Self::new(policy, bindings))
-        };
-        policies.iter().filter_map(bound).collect()
+        bound(policies, bindings).map(|(policy, bindings)| Self::new(policy, bindings)).collect()
     }
 
     fn new(policy: &Value, bindings: Vec<Binding>) -> Self {

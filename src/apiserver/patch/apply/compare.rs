@@ -6,7 +6,8 @@ use serde_json::map::Entry;
 use serde_json::{Map, Value};
 
 use super::set::{self, FieldSet};
-use super::shape::{Atom, Entries, Place, Relation, element_key, equal, items};
+use super::shape::{Atom, Entries, Place, Relation, element_key, items};
+use crate::kinds::common::equal;
 
 /// The fields by which a newer version of an object differs from an older one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -24,6 +24,7 @@ pub mod shape;
 
 use serde_json::Value;
 
+use crate::kinds::common::equal;
 use crate::kinds::model::Model;
 use compare::{Comparison, compare};
 use fields::{check, fields_of, with_structs};
@@ -349,7 +350,7 @@ impl Merging<'_> {
         }
         strip(&mut entry.fields);
         // One that asserts only what is there already keeps the time at which it last did something.
-        if let Some(previous) = previous.filter(|_| shape::equal(live, &new)) {
+        if let Some(previous) = previous.filter(|_| equal(live, &new)) {
             entry.time = previous.time;
         }
         managers.put(entry);
