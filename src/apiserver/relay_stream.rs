@@ -1,12 +1,12 @@
 //! Streams that a pod's node serves (`exec` and its like), passed through as they are.
 //!
-//! The client's WebSocket is the node's: its handshake is sent on over mutual TLS, and once the node has
+//! The client's connection (a WebSocket, or SPDY/3.1) is the node's: its handshake is sent on over mutual TLS, and once the node has
 //! agreed, bytes are copied both ways. Nothing in between is understood here, so the node alone decides
 //! what is spoken, how long silence may last and whether the client is still there.
 
 use axum::body::Body;
 use axum::response::Response;
-use http::{HeaderMap, HeaderName, Request, StatusCode, header};
+use http::{HeaderMap, Request, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -24,13 +24,15 @@ pub const MAX_STREAMS: usize = 512;
 const COPY_BUFFER: usize = 32 << 10;
 
 /// What of a handshake is the node's business.
-const HANDSHAKE: &[HeaderName] = &[
-    header::UPGRADE,
-    header::CONNECTION,
-    header::SEC_WEBSOCKET_KEY,
-    header::SEC_WEBSOCKET_VERSION,
-    header::SEC_WEBSOCKET_PROTOCOL,
-    header::SEC_WEBSOCKET_ACCEPT,
+const HANDSHAKE: &[&str] = &[
+    "upgrade",
+    "connection",
+    "x-stream-protocol-version",
+    "x-accepted-stream-protocol-versions",
+    "sec-websocket-key",
+    "sec-websocket-version",
+    "sec-websocket-protocol",
+    "sec-websocket-accept",
 ];
 
 /// What is asked of a pod.
@@ -56,12 +58,11 @@ pub async fn begin(
         return Err(ApiError::bad_request(format!("pod {name} does not have a host assigned")));
     }
     let wants = stream.headers.get(header::UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let Some(upgrade) = upgrade.filter(|_| wants.eq_ignore_ascii_case("websocket")) else {
+    let known = |wants: &str| ["websocket", "SPDY/3.1"].iter().any(|known| wants.eq_ignore_ascii_case(known));
+    let Some(upgrade) = upgrade.filter(|_| known(wants)) else {
         let what = if wants.is_empty() { "plain HTTP" } else { wants };
-        let text = format!(
-            "Upgrade request required: {} is served over WebSocket (kubectl 1.31 or newer), not over {what}",
-            stream.name
-        );
+        let text =
+            format!("Upgrade request required: {} is served over WebSocket or SPDY/3.1, not over {what}", stream.name);
         return Err(ApiError::bad_request(text));
     };
     let Ok(place) = server.streams.clone().try_acquire_owned() else {
@@ -73,6 +74,14 @@ pub async fn begin(
     }
     let request = request.body(Body::empty()).map_err(ApiError::internal)?;
     let answer = ask(server, node, request).await?;
+    if answer.status() == StatusCode::FORBIDDEN {
+        // Nothing in common: what the client could have had is in the headers, and it tries again.
+        let (parts, body) = answer.into_parts();
+        let mut response = Response::new(Body::new(body));
+        *response.status_mut() = parts.status;
+        copy_handshake(&parts.headers, response.headers_mut());
+        return Ok(response);
+    }
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(complaint(node, answer).await);
     }
@@ -93,8 +102,8 @@ pub async fn begin(
 
 fn copy_handshake(from: &HeaderMap, to: &mut HeaderMap) {
     for name in HANDSHAKE {
-        for value in from.get_all(name) {
-            to.append(name, value.clone());
+        for value in from.get_all(*name) {
+            to.append(*name, value.clone());
         }
     }
 }

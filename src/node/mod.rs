@@ -59,7 +59,7 @@ mod server;
 mod serving;
 mod status;
 mod stored_images;
-mod streams;
+pub mod streams;
 mod summary;
 mod termination;
 mod tls;

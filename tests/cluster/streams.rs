@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
@@ -10,7 +11,9 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, AttachParams};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Cluster, Options, PATIENCE, both, eventually, http, kubectls, repository};
+use crate::harness::{
+    Cluster, Options, PATIENCE, both, eventually, http, kubectls, missing, repository, run_with_input,
+};
 
 /// A command of the first WASI: by its argument's first letter it waits (`s`), copies its input to its
 /// output (`c`), complains and fails with 3 (`x`), or says what it was called with.
@@ -118,14 +121,29 @@ fn with_pods() -> (Cluster, tempfile::TempDir) {
     (cluster, images)
 }
 
-/// Every kubectl there is to test with: the named ones, and the machine's own.
-fn all_kubectls() -> Vec<std::path::PathBuf> {
+/// Every kubectl there is to test with: the named ones and the machine's own, each as it comes, and as it
+/// speaks SPDY alone, like those before 1.31.
+struct Speakers {
+    all: Vec<std::path::PathBuf>,
+    _scripts: tempfile::TempDir,
+}
+
+fn speakers() -> Speakers {
     let mut all = kubectls();
     let own = std::path::PathBuf::from("/usr/bin/kubectl");
     if own.exists() && !all.is_empty() && !all.contains(&own) {
         all.push(own);
     }
-    all
+    let scripts = tempfile::tempdir().expect("a directory");
+    for at in 0..all.len() {
+        let script = scripts.path().join(format!("kubectl-{at}-spdy"));
+        let off = "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false KUBECTL_PORT_FORWARD_WEBSOCKETS=false";
+        let text = format!("#!/bin/sh\n{off} exec {} \"$@\"\n", all[at].display());
+        fs::write(&script, text).expect("a script");
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a program");
+        all.push(script);
+    }
+    Speakers { all, _scripts: scripts }
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -143,10 +161,11 @@ fn exec_runs_tools_and_the_images_own_program() {
         return;
     }
     let (cluster, _images) = with_pods();
-    for kubectl in all_kubectls() {
+    let speakers = speakers();
+    for kubectl in &speakers.all {
         let exec = |args: &[&str], input: Option<&str>| {
             let args: Vec<&str> = ["exec"].iter().chain(args).copied().collect();
-            parts(&cluster.with_kubectl(&kubectl, &args, input))
+            parts(&cluster.with_kubectl(kubectl, &args, input))
         };
         let ok = |out: &str| (Some(0), out.to_owned(), String::new());
         assert_eq!(exec(&["tool", "--", "ls", "/"], None), ok("data\netc\nvar\n"));
@@ -182,22 +201,30 @@ fn exec_carries_much_and_many() {
         return;
     }
     let (cluster, _images) = with_pods();
-    let kubectl = kubectls().remove(0);
+    let speakers = speakers();
     let much: String = (0..200_000).map(|n| format!("line {n}\n")).collect();
-    for command in [&["cat"][..], &["tool", "copy"]] {
-        let args: Vec<&str> = ["exec", "-i", "tool", "--"].iter().chain(command).copied().collect();
-        let output = cluster.with_kubectl(&kubectl, &args, Some(&much));
-        assert!(
-            output.status.success() && output.stdout == much.as_bytes(),
-            "{command:?}: {} bytes",
-            output.stdout.len()
-        );
-    }
-    std::thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| assert_eq!(cluster.kubectl(&["exec", "tool", "--", "echo", "here"]), "here\n"));
+    for kubectl in &speakers.all {
+        for command in [&["cat"][..], &["tool", "copy"]] {
+            let args: Vec<&str> = ["exec", "-i", "tool", "--"].iter().chain(command).copied().collect();
+            let output = cluster.with_kubectl(kubectl, &args, Some(&much));
+            assert!(
+                output.status.success() && output.stdout == much.as_bytes(),
+                "{} {command:?}: {} bytes, {}",
+                kubectl.display(),
+                output.stdout.len(),
+                text(&output.stderr)
+            );
         }
-    });
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let output = cluster.with_kubectl(kubectl, &["exec", "tool", "--", "echo", "here"], None);
+                    assert_eq!(parts(&output), (Some(0), "here\n".to_owned(), String::new()));
+                });
+            }
+        });
+    }
+    let kubectl = kubectls().remove(0);
     // A client that goes away takes its command with it, and the pod's end those that are left.
     let mut left = Command::new(&kubectl);
     left.arg("--kubeconfig").arg(cluster.kubeconfig()).args(["exec", "tool", "--", "sleep", "600"]);
@@ -209,13 +236,43 @@ fn exec_carries_much_and_many() {
     assert!(!code.success());
 }
 
+/// `script` gives kubectl the terminal that it passes on.
+#[test]
+fn a_terminal_is_passed_on() {
+    if kubectls().is_empty() {
+        return;
+    }
+    if Command::new("script").arg("--version").output().is_err() {
+        return missing("script");
+    }
+    let (cluster, _images) = with_pods();
+    let speakers = speakers();
+    for kubectl in &speakers.all {
+        let typed = |inside: &str, keys: &str| {
+            let (kubectl, kubeconfig) = (kubectl.display(), cluster.kubeconfig());
+            let line = format!("{kubectl} --kubeconfig {} exec -it tool -- {inside}", kubeconfig.display());
+            let mut command = Command::new("script");
+            command.args(["-qec", &line, "/dev/null"]);
+            parts(&run_with_input(command, Some(keys)))
+        };
+        let (code, said, _) = typed("cat /etc/settings/colour", "");
+        assert!(code == Some(0) && said.contains("blue\r\n"), "{code:?} {said:?}");
+        // Ctrl-D ends the input, and what the command comes to is told.
+        let (code, said, _) = typed("cat", "from a terminal\r\u{4}");
+        assert!(code == Some(0) && said.contains("from a terminal\r\n"), "{code:?} {said:?}");
+        let (code, said, _) = typed("tool x", "");
+        assert!(code == Some(3) && said.contains("oops\r\n"), "{code:?} {said:?}");
+    }
+}
+
 #[test]
 fn cp_copies_trees_both_ways() {
     if kubectls().is_empty() {
         return;
     }
     let (cluster, _images) = with_pods();
-    for kubectl in all_kubectls() {
+    let speakers = speakers();
+    for kubectl in &speakers.all {
         let here = tempfile::tempdir().expect("a directory");
         let tree = here.path().join("tree");
         fs::create_dir_all(tree.join("deep/er")).expect("directories");
@@ -223,7 +280,7 @@ fn cp_copies_trees_both_ways() {
         fs::write(tree.join("deep/big"), &bytes).expect("a file");
         fs::write(tree.join("deep/er/small"), "small").expect("a file");
         let cp = |from: &str, to: &str| {
-            let output = cluster.with_kubectl(&kubectl, &["cp", from, to], None);
+            let output = cluster.with_kubectl(kubectl, &["cp", from, to], None);
             assert!(output.status.success(), "cp {from} {to}: {}", both(&output));
         };
         let local = |name: &str| here.path().join(name).to_string_lossy().into_owned();
@@ -235,7 +292,7 @@ fn cp_copies_trees_both_ways() {
         assert_eq!(cluster.kubectl(&["exec", "tool", "--", "cat", "/data/renamed"]), "small");
         cp("default/tool:/etc/settings/colour", &local("colour"));
         assert_eq!(fs::read_to_string(here.path().join("colour")).expect("a file"), "blue\n");
-        let refused = cluster.with_kubectl(&kubectl, &["cp", &local("colour"), "tool:/etc/settings/other"], None);
+        let refused = cluster.with_kubectl(kubectl, &["cp", &local("colour"), "tool:/etc/settings/other"], None);
         assert!(!refused.status.success() && both(&refused).contains("Read-only file system"), "{}", both(&refused));
     }
 }
@@ -357,10 +414,11 @@ fn port_forward_reaches_pods_in_memory_and_by_socket() {
             gone.send(()).expect("the test");
         }
     });
-    for kubectl in all_kubectls() {
+    let speakers = speakers();
+    for kubectl in &speakers.all {
         for what in ["pod/web", "service/web"] {
             let port = if what == "pod/web" { 8080 } else { 80 };
-            let (_running, address) = forward(&cluster, &kubectl, what, port);
+            let (_running, address) = forward(&cluster, kubectl, what, port);
             std::thread::scope(|scope| {
                 for number in 0..8 {
                     scope.spawn(move || {
@@ -370,7 +428,7 @@ fn port_forward_reaches_pods_in_memory_and_by_socket() {
                 }
             });
         }
-        let (_running, address) = forward(&cluster, &kubectl, "pod/tool", 9000);
+        let (_running, address) = forward(&cluster, kubectl, "pod/tool", 9000);
         for size in [5, 3_000_000] {
             let sent: Vec<u8> = (0..size).map(|n: u32| (n % 251) as u8).collect();
             let mut stream = TcpStream::connect(address).expect("a connection");
@@ -380,14 +438,14 @@ fn port_forward_reaches_pods_in_memory_and_by_socket() {
             stream.read_to_end(&mut bytes).expect("read");
             assert!(bytes == sent, "{} of {size} bytes", bytes.len());
         }
-        let (running, address) = forward(&cluster, &kubectl, "pod/tool", 9002);
+        let (running, address) = forward(&cluster, kubectl, "pod/tool", 9002);
         let mut stream = TcpStream::connect(address).expect("a connection");
         stream.read_exact(&mut [0; 10_000]).expect("read");
         // A client that closes first tells SPDY only of the end of its input; what goes on ends with kubectl.
         drop((stream, running));
         left.recv_timeout(PATIENCE).expect("the server to see that its client has gone");
         // Nobody listens: the connection ends, and kubectl says why.
-        let (mut running, address) = forward(&cluster, &kubectl, "pod/tool", 9001);
+        let (mut running, address) = forward(&cluster, kubectl, "pod/tool", 9001);
         let mut stream = TcpStream::connect(address).expect("a connection");
         let _ = stream.write_all(b"anybody?");
         let mut bytes = Vec::new();
@@ -444,7 +502,8 @@ fn attach_shows_what_is_said_and_types_what_is_typed() {
         return;
     }
     let (cluster, _images) = cluster();
-    for (number, kubectl) in all_kubectls().iter().enumerate() {
+    let speakers = speakers();
+    for (number, kubectl) in speakers.all.iter().enumerate() {
         let pod = format!("talk-{number}");
         cluster.apply(&format!(
             r#"

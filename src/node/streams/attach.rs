@@ -11,7 +11,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 
 use super::channels::Wanted;
-use super::{Protocol, channels, exec};
+use super::{channels, exec};
 use crate::node::console::Console;
 use crate::node::server::NodeApi;
 use crate::reconcile::ObjectKey;
@@ -33,8 +33,8 @@ pub async fn attach(
         return (StatusCode::NOT_FOUND, text).into_response();
     };
     let (state, wanted) = (running.state(), Wanted { raw: running.has_terminals(), ..wanted });
-    api.sessions.begin(&mut request, Protocol::ALL, move |socket, _| {
-        channels::serve(socket, wanted, move |streams| session(console, state, streams))
+    api.sessions.begin(&mut request, &channels::PROTOCOLS, move |connection, protocol| {
+        channels::serve(connection, protocol, wanted, move |streams| session(console, state, streams))
     })
 }
 

@@ -1,48 +1,44 @@
-//! The channels of one WebSocket: each binary message begins with the number of its stream.
+//! A command and its client: input one way, output, the end and the terminal's size the other.
 //!
 //! ```text
 //! 0 stdin · 1 stdout · 2 stderr · 3 the end, as a Status · 4 the terminal's size · 255 N: N is closed (v5)
 //! ```
+//!
+//! These are the channels of one WebSocket, where each binary message begins with its number. Older clients
+//! open a SPDY stream for each ([`Opened`]); to the command there is no difference.
 
 use std::io;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::stream::{SplitSink, SplitStream};
-use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior};
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tokio::sync::{mpsc, watch};
 
-use super::{IDLE, PATIENCE, PING, Socket};
+use super::opened::{Numbers, Opened};
+use super::transport::{CHUNK, Connection, PIECES, Source, Times, pump};
+use super::{Protocols, spdy};
 use crate::runtime::{ExecEnd, ExecStreams, TerminalSize};
 
 /// What is on its way between a command and its client, in each direction and stream.
 const PIPE: usize = 64 << 10;
-/// The largest message sent.
-const CHUNK: usize = 32 << 10;
 /// How long a client may take to close its side once all has been said.
 const FAREWELL: std::time::Duration = std::time::Duration::from_secs(2);
 
-const STDIN: u8 = 0;
-const STDOUT: u8 = 1;
-const STDERR: u8 = 2;
-const ERROR: u8 = 3;
-const RESIZE: u8 = 4;
+pub const STDIN: u8 = 0;
+pub const STDOUT: u8 = 1;
+pub const STDERR: u8 = 2;
+pub const ERROR: u8 = 3;
+pub const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
+/// How many of them a session may have.
+pub const CHANNELS: usize = 5;
 
-/// What is spoken over the channels.
-pub struct Protocol;
-
-impl Protocol {
-    /// The preferred first.
-    pub const ALL: &'static [&'static str] = &["v5.channel.k8s.io", "v4.channel.k8s.io"];
-}
+/// What is spoken with a client of exec and attach, the preferred first. Over SPDY, the older ones say the
+/// end in words, and the oldest know no size of a terminal.
+pub const PROTOCOLS: Protocols = Protocols {
+    websocket: &["v5.channel.k8s.io", "v4.channel.k8s.io"],
+    spdy: &["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"],
+};
 
 /// Which streams a client wants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -62,28 +58,17 @@ impl Wanted {
     fn plays(self) -> bool {
         self.tty && !self.raw
     }
-}
 
-/// When a session was last heard of, and when it last carried something.
-pub struct Times(Mutex<(Instant, Instant)>);
-
-impl Times {
-    pub fn new() -> Self {
-        Self(Mutex::new((Instant::now(), Instant::now())))
-    }
-
-    pub fn note(&self, carried: bool) {
-        let now = Instant::now();
-        let mut times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        times.0 = now;
-        if carried {
-            times.1 = now;
-        }
-    }
-
-    pub fn is_over(&self) -> bool {
-        let times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        times.0.elapsed() > PATIENCE || times.1.elapsed() > IDLE
+    /// The channels that a client opens for it; the size of a terminal only where the protocol has it.
+    pub fn channels(self, resizes: bool) -> Vec<u8> {
+        let channels = [
+            (ERROR, true),
+            (STDIN, self.stdin),
+            (STDOUT, self.stdout),
+            (STDERR, self.stderr && !self.tty),
+            (RESIZE, self.tty && resizes),
+        ];
+        channels.into_iter().filter(|(_, wanted)| *wanted).map(|(channel, _)| channel).collect()
     }
 }
 
@@ -95,16 +80,151 @@ enum Left {
     Interrupted,
 }
 
+/// What a client says.
+pub enum Heard {
+    Bytes(u8, Bytes),
+    End(u8),
+}
+
+/// Where it is heard.
+enum Ear {
+    Channels(Source),
+    Streams(Box<Opened>),
+}
+
+impl Ear {
+    /// `None` when the client has gone.
+    async fn next(&mut self, times: &Times) -> Option<Heard> {
+        let source = match self {
+            Self::Streams(streams) => return streams.next(times).await,
+            Self::Channels(source) => source,
+        };
+        loop {
+            let mut message = source.next(times).await?;
+            if !message.is_empty() {
+                let channel = message.split_to(1);
+                return Some(match (channel.first().copied().unwrap_or_default(), message.first()) {
+                    (CLOSE, Some(closed)) => Heard::End(*closed),
+                    (channel, _) => Heard::Bytes(channel, message),
+                });
+            }
+        }
+    }
+
+    /// Hears the client out.
+    async fn drain(&mut self, times: &Times) {
+        while self.next(times).await.is_some() {}
+    }
+}
+
+/// How the client is spoken to.
+struct Voice {
+    outgoing: mpsc::Sender<Bytes>,
+    /// The streams of SPDY; a WebSocket's channels need no numbers but their own.
+    numbers: Option<Numbers>,
+    /// Whether the end is told as a Status, not in words.
+    tells_status: bool,
+}
+
+impl Voice {
+    fn number(&self, channel: u8) -> Option<u32> {
+        self.numbers?.get(usize::from(channel)).copied()
+    }
+
+    async fn send(&self, piece: Bytes) -> io::Result<()> {
+        self.outgoing.send(piece).await.map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    async fn say(&self, channel: u8, bytes: &[u8]) -> io::Result<()> {
+        for piece in bytes.chunks(CHUNK) {
+            match self.number(channel) {
+                None => self.send(message(channel, piece)).await?,
+                // A stream that was never opened takes nothing.
+                Some(0) => {}
+                Some(number) => self.send(spdy::data(number, false, piece)).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a stream. The channels of a WebSocket end with it.
+    async fn end(&self, channel: u8) -> io::Result<()> {
+        match self.number(channel) {
+            None | Some(0) => Ok(()),
+            Some(number) => self.send(spdy::data(number, true, b"")).await,
+        }
+    }
+
+    /// Says how the command ended.
+    async fn tell(&self, wanted: Wanted, end: Result<ExecEnd, String>) -> io::Result<()> {
+        if let Ok(end) = &end
+            && (wanted.stderr || wanted.tty)
+        {
+            let channel = if wanted.tty { STDOUT } else { STDERR };
+            self.say(channel, &shown(end.message.as_bytes(), wanted.plays())).await?;
+        }
+        for channel in [STDOUT, STDERR] {
+            self.end(channel).await?;
+        }
+        let status = status(&end);
+        match status["message"].as_str() {
+            _ if self.tells_status => self.say(ERROR, status.to_string().as_bytes()).await?,
+            Some(failure) => self.say(ERROR, failure.as_bytes()).await?,
+            None => {}
+        }
+        self.end(ERROR).await
+    }
+}
+
 /// Connects a command to its client, until either ends.
-pub async fn serve<F>(socket: Socket, wanted: Wanted, work: impl FnOnce(ExecStreams) -> F)
+pub async fn serve<F>(
+    connection: Connection,
+    protocol: &'static str,
+    wanted: Wanted,
+    work: impl FnOnce(ExecStreams) -> F,
+) where
+    F: Future<Output = Result<ExecEnd, String>>,
+{
+    let (sink, source) = connection.split();
+    let (outgoing, pieces) = mpsc::channel(PIECES);
+    let times = Times::new();
+    let times = &times;
+    let pumping = pump(sink, pieces, times);
+    let session = async {
+        let (mut ear, numbers) = if source.is_spdy() {
+            let resizes = matches!(protocol, "v4.channel.k8s.io" | "v3.channel.k8s.io");
+            let opened = Opened::accept(source, &outgoing, wanted, resizes, times).await?;
+            let numbers = opened.numbers();
+            (Ear::Streams(Box::new(opened)), Some(numbers))
+        } else {
+            (Ear::Channels(source), None)
+        };
+        let tells_status = numbers.is_none() || protocol == "v4.channel.k8s.io";
+        let voice = Voice { outgoing, numbers, tells_status };
+        converse(&mut ear, &voice, wanted, work, times).await;
+        Some(ear)
+    };
+    tokio::pin!(pumping);
+    let mut ear = tokio::select! {
+        // All has been said.
+        Some(ear) = session => ear,
+        // Nobody takes it, or nobody has opened anything.
+        () = &mut pumping => return,
+    };
+    tokio::select! {
+        () = &mut pumping => drop(tokio::time::timeout(FAREWELL, ear.drain(times)).await),
+        () = ear.drain(times) => {}
+    }
+}
+
+/// Returns when the command has ended and that has been said, or when the client has left.
+async fn converse<F>(ear: &mut Ear, voice: &Voice, wanted: Wanted, work: impl FnOnce(ExecStreams) -> F, times: &Times)
 where
     F: Future<Output = Result<ExecEnd, String>>,
 {
-    let (mut sink, mut source) = socket.split();
     let (stdin, input) = tokio::io::duplex(PIPE);
     let (stdout, output) = tokio::io::duplex(PIPE);
     let (stderr, errors) = tokio::io::duplex(PIPE);
-    let times = Times::new();
     let (size, sizes) = watch::channel(TerminalSize::default());
     let streams = ExecStreams {
         stdin: if wanted.stdin { Box::new(input) } else { Box::new(tokio::io::empty()) },
@@ -112,44 +232,19 @@ where
         stderr: Box::new(stderr),
         terminal: (wanted.tty && wanted.raw).then_some(sizes),
     };
-    let end = {
-        let listening = listen(&mut source, stdin, wanted, &size, &times);
-        let talking = talk(&mut sink, wanted, output, errors, &times);
-        tokio::select! {
-            (end, talked) = futures::future::join(work(streams), talking) => match talked {
-                Ok(()) => end,
-                // Nobody is there to hear how it ended.
-                Err(_) => return,
-            },
-            left = listening => match left {
-                Left::Gone => return,
-                Left::Interrupted => Ok(ExecEnd { code: 130, message: String::new() }),
-            },
-        }
+    let end = tokio::select! {
+        (end, talked) = futures::future::join(work(streams), talk(voice, wanted, output, errors)) => match talked {
+            Ok(()) => end,
+            // Nobody is there to hear how it ended.
+            Err(_) => return,
+        },
+        left = listen(ear, stdin, wanted, &size, times) => match left {
+            Left::Gone => return,
+            Left::Interrupted => Ok(ExecEnd { code: 130, message: String::new() }),
+        },
     };
-    let _ = tokio::time::timeout(FAREWELL, tell(&mut sink, wanted, end)).await;
-    let _ = tokio::time::timeout(FAREWELL, async { while let Some(Ok(_)) = source.next().await {} }).await;
-}
-
-/// Says how the command ended, and closes.
-async fn tell(
-    sink: &mut SplitSink<Socket, Message>,
-    wanted: Wanted,
-    end: Result<ExecEnd, String>,
-) -> Result<(), tokio_tungstenite::tungstenite::Error> {
-    if let Ok(end) = &end
-        && !end.message.is_empty()
-        && (wanted.stderr || wanted.tty)
-    {
-        let channel = if wanted.tty { STDOUT } else { STDERR };
-        for piece in end.message.as_bytes().chunks(CHUNK) {
-            sink.send(message(channel, &shown(piece, wanted.plays()))).await?;
-        }
-    }
-    sink.send(message(ERROR, status(&end).to_string().as_bytes())).await?;
-    // Clients take a farewell without a code for a failure.
-    let normal = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
-    sink.send(Message::Close(Some(normal))).await
+    // Who has gone meanwhile does not hear it.
+    let _ = voice.tell(wanted, end).await;
 }
 
 /// The Status that clients read the exit code from.
@@ -173,11 +268,11 @@ fn status(end: &Result<ExecEnd, String>) -> Value {
     }
 }
 
-pub fn message(channel: u8, bytes: &[u8]) -> Message {
+pub fn message(channel: u8, bytes: &[u8]) -> Bytes {
     let mut text = BytesMut::with_capacity(bytes.len() + 1);
     text.put_u8(channel);
     text.put_slice(bytes);
-    Message::Binary(text.freeze())
+    text.freeze()
 }
 
 /// As a terminal shows it: each line's end takes the cursor back to the left.
@@ -195,31 +290,14 @@ fn shown(bytes: &[u8], tty: bool) -> Bytes {
     text.freeze()
 }
 
-/// Passes the command's output on until both streams have ended. Now and then it asks whether the client
-/// is still there.
-async fn talk(
-    sink: &mut SplitSink<Socket, Message>,
-    wanted: Wanted,
-    mut output: DuplexStream,
-    mut errors: DuplexStream,
-    times: &Times,
-) -> io::Result<()> {
-    let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-    let mut pings = tokio::time::interval(PING);
-    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+/// Passes the command's output on until both streams have ended.
+async fn talk(voice: &Voice, wanted: Wanted, mut output: DuplexStream, mut errors: DuplexStream) -> io::Result<()> {
     let (mut out, mut err) = (vec![0; CHUNK], vec![0; CHUNK]);
     let (mut out_open, mut err_open) = (true, true);
     while out_open || err_open {
         let (channel, count) = tokio::select! {
             count = read(&mut output, &mut out), if out_open => (STDOUT, count?),
             count = read(&mut errors, &mut err), if err_open => (STDERR, count?),
-            _ = pings.tick() => {
-                if times.is_over() {
-                    return Err(io::ErrorKind::TimedOut.into());
-                }
-                sink.send(Message::Ping(Bytes::new())).await.map_err(gone)?;
-                continue;
-            }
         };
         let (bytes, open, asked) = match channel {
             STDOUT => (&out, &mut out_open, wanted.stdout),
@@ -227,10 +305,9 @@ async fn talk(
         };
         *open = count > 0;
         if count > 0 && asked {
-            times.note(true);
             let channel = if wanted.tty { STDOUT } else { channel };
             let piece = shown(bytes.get(..count).unwrap_or_default(), wanted.plays());
-            sink.send(message(channel, &piece)).await.map_err(gone)?;
+            voice.say(channel, &piece).await?;
         }
     }
     Ok(())
@@ -242,27 +319,17 @@ async fn read(from: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> io::Res
 
 /// Passes the client's input on; returns when it has left.
 async fn listen(
-    source: &mut SplitStream<Socket>,
+    ear: &mut Ear,
     stdin: DuplexStream,
     wanted: Wanted,
     size: &watch::Sender<TerminalSize>,
     times: &Times,
 ) -> Left {
     let mut stdin = Some(stdin);
-    while let Some(Ok(message)) = source.next().await {
-        let (Message::Binary(_) | Message::Text(_)) = &message else {
-            times.note(false);
-            if message.is_close() {
-                return Left::Gone;
-            }
-            continue;
-        };
-        times.note(true);
-        let bytes = message.into_data();
-        let Some((channel, rest)) = bytes.split_first() else { continue };
-        match (*channel, rest) {
-            (STDIN, bytes) => {
-                let typed = typed(bytes, wanted.plays());
+    while let Some(heard) = ear.next(times).await {
+        match heard {
+            Heard::Bytes(STDIN, bytes) => {
+                let typed = typed(&bytes, wanted.plays());
                 if let Some(pipe) = &mut stdin
                     // A command that has stopped reading does not end its client's session.
                     && (pipe.write_all(&typed.bytes).await.is_err() || typed.ends)
@@ -273,14 +340,14 @@ async fn listen(
                     return Left::Interrupted;
                 }
             }
-            (CLOSE, [STDIN]) => stdin = None,
-            (RESIZE, bytes) => {
+            Heard::End(STDIN) => stdin = None,
+            Heard::Bytes(RESIZE, bytes) => {
                 // A Wasm program has no window whose size could change: nobody listens then.
-                if let Some(now) = parse_size(bytes) {
+                if let Some(now) = parse_size(&bytes) {
                     size.send_replace(now);
                 }
             }
-            _ => {}
+            Heard::Bytes(..) | Heard::End(_) => {}
         }
     }
     Left::Gone
@@ -316,30 +383,4 @@ fn typed(bytes: &[u8], tty: bool) -> Typed {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_end_says_what_clients_look_for() {
-        let end = |code| Ok(ExecEnd { code, message: String::new() });
-        assert_eq!(status(&end(0)), json!({"metadata": {}, "status": "Success"}));
-        let failed = status(&end(3));
-        assert_eq!(failed["reason"], "NonZeroExitCode");
-        assert_eq!(failed["details"]["causes"], json!([{"reason": "ExitCode", "message": "3"}]));
-        assert_eq!(status(&Err("no".into()))["reason"], "InternalError");
-    }
-
-    #[test]
-    fn a_terminal_translates_lines_and_keys() {
-        assert_eq!(shown(b"a\nb", true), Bytes::from_static(b"a\r\nb"));
-        assert_eq!(shown(b"a\nb", false), Bytes::from_static(b"a\nb"));
-        let plain = typed(b"a\r\x03", false);
-        assert!(plain.bytes == Bytes::from_static(b"a\r\x03") && !plain.interrupts);
-        let keys = typed(b"a\r\x04b", true);
-        assert!(keys.bytes == Bytes::from_static(b"a\n") && keys.ends && !keys.interrupts);
-        assert!(typed(b"\x03", true).interrupts);
-        let size = parse_size(br#"{"Width":80,"Height":24}"#);
-        assert_eq!(size, Some(TerminalSize { columns: 80, rows: 24 }));
-        assert_eq!(parse_size(b"wide"), None);
-    }
-}
+mod tests;

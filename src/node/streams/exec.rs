@@ -5,7 +5,6 @@ use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::{Request, StatusCode};
 
-use super::Protocol;
 use super::channels::{self, Wanted};
 use crate::node::command;
 use crate::node::server::NodeApi;
@@ -34,8 +33,13 @@ pub async fn exec(
     let wanted = Wanted { raw: running.has_terminals(), ..wanted };
     let program_names = api.pods.get(&key).map(|pod| command::program_names(&pod, &container)).unwrap_or_default();
     let command = ExecCommand { args: words, program_names };
-    api.sessions.begin(&mut request, Protocol::ALL, move |socket, _| {
-        channels::serve(socket, wanted, move |streams| async move { running.exec(command, streams).await })
+    api.sessions.begin(&mut request, &channels::PROTOCOLS, move |connection, protocol| {
+        channels::serve(
+            connection,
+            protocol,
+            wanted,
+            move |streams| async move { running.exec(command, streams).await },
+        )
     })
 }
 

@@ -1,7 +1,7 @@
 //! `kubectl port-forward`: connections of a client's machine, carried to a port of a pod.
 //!
-//! Two ways of speaking. kubectl has SPDY inside the WebSocket, with as many connections as it likes, each
-//! a pair of streams: one for bytes, one for what went wrong. Others have a pair of channels a port, one
+//! Two ways of speaking. kubectl has SPDY, inside a WebSocket or (older ones) on the connection itself, with
+//! as many connections as it likes, each a pair of streams: one for bytes, one for what went wrong. Others have a pair of channels a port, one
 //! connection each. Either way a connection ends in the pod's HTTP handler, called in memory, or at its
 //! socket.
 //!
@@ -17,35 +17,29 @@ use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::stream::{SplitSink, SplitStream};
-use futures::{SinkExt, StreamExt};
 use http::{Request, StatusCode};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
-use tokio_tungstenite::tungstenite::Message;
 
-use super::channels::{Times, message};
+use super::channels::message;
+use super::transport::{self, CHUNK, Connection, PIECES, Source, Times};
 use super::tunnel::Streams;
-use super::{PING, Socket, spdy};
+use super::{Protocols, spdy};
 use crate::network::Network;
 use crate::node::server::NodeApi;
 use crate::reconcile::ObjectKey;
 
 /// SPDY first: it carries several connections to a port.
-const PROTOCOLS: &[&str] = &[SPDY, CHANNELS];
-const SPDY: &str = "SPDY/3.1+portforward.k8s.io";
+const PROTOCOLS: Protocols =
+    Protocols { websocket: &["SPDY/3.1+portforward.k8s.io", CHANNELS], spdy: &["portforward.k8s.io"] };
 const CHANNELS: &str = "v4.channel.k8s.io";
 
 /// Ports of one request.
 const MAX_PORTS: usize = 32;
 /// Input of one connection on its way to the pod.
 pub const PIPE: usize = 64 << 10;
-/// Output read from a connection at a time, and pieces of all of them on their way to the client.
-const CHUNK: usize = 32 << 10;
-const PIECES: usize = 16;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `/portForward/{namespace}/{pod}?ports=80`
@@ -67,7 +61,7 @@ pub async fn forward(
         Err(why) => return (StatusCode::BAD_REQUEST, why).into_response(),
     };
     let pod = Arc::new(Pod { key, ip, network: api.context.network.clone() });
-    api.sessions.begin(&mut request, PROTOCOLS, move |socket, protocol| serve(socket, protocol, pod, ports))
+    api.sessions.begin(&mut request, &PROTOCOLS, move |connection, protocol| serve(connection, protocol, pod, ports))
 }
 
 fn ports(query: &str) -> Result<Vec<u16>, String> {
@@ -83,7 +77,7 @@ fn ports(query: &str) -> Result<Vec<u16>, String> {
 
 /// Where what a pod says goes.
 pub struct Out {
-    pub outgoing: mpsc::Sender<Message>,
+    pub outgoing: mpsc::Sender<Bytes>,
     pub to: To,
 }
 
@@ -96,11 +90,11 @@ pub enum To {
 impl Out {
     /// Whether there is still somebody who takes it.
     async fn send(&self, bytes: &[u8]) -> bool {
-        let message = match self.to {
-            To::Stream(stream) => Message::Binary(spdy::data(stream, false, bytes)),
+        let piece = match self.to {
+            To::Stream(stream) => spdy::data(stream, false, bytes),
             To::Channel(channel) => message(channel, bytes),
         };
-        self.outgoing.send(message).await.is_ok()
+        self.outgoing.send(piece).await.is_ok()
     }
 }
 
@@ -164,60 +158,19 @@ async fn pump(stream: impl AsyncRead + AsyncWrite, mut input: DuplexStream, out:
     }
 }
 
-async fn serve(socket: Socket, protocol: &'static str, pod: Arc<Pod>, ports: Vec<u16>) {
-    let (mut sink, source) = socket.split();
-    let (outgoing, mut pieces) = mpsc::channel(PIECES);
+async fn serve(connection: Connection, protocol: &'static str, pod: Arc<Pod>, ports: Vec<u16>) {
+    let (sink, source) = connection.split();
+    let (outgoing, pieces) = mpsc::channel(PIECES);
     let times = Times::new();
     let listening = async {
         match protocol {
-            SPDY => Streams::new(pod, outgoing).listen(source, &times).await,
-            _ => listen_channels(pod, &ports, outgoing, source, &times).await,
+            CHANNELS => listen_channels(pod, &ports, outgoing, source, &times).await,
+            _ => Streams::new(pod, outgoing).listen(source, &times).await,
         }
     };
     tokio::select! {
         () = listening => {}
-        () = talk(&mut sink, &mut pieces, &times) => {}
-    }
-    let _ = tokio::time::timeout(Duration::from_secs(1), sink.close()).await;
-}
-
-/// Sends what is to be sent, and asks now and then whether the client is there.
-async fn talk(sink: &mut SplitSink<Socket, Message>, pieces: &mut mpsc::Receiver<Message>, times: &Times) {
-    let mut pings = tokio::time::interval(PING);
-    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let message = tokio::select! {
-            piece = pieces.recv() => match piece {
-                Some(piece) => {
-                    times.note(true);
-                    piece
-                }
-                None => return,
-            },
-            _ = pings.tick() => {
-                if times.is_over() {
-                    return;
-                }
-                Message::Ping(Bytes::new())
-            }
-        };
-        if sink.send(message).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// The next bytes of the client; `None` when it has gone.
-pub async fn next(source: &mut SplitStream<Socket>, times: &Times) -> Option<Bytes> {
-    loop {
-        let message = source.next().await?.ok()?;
-        let carries = matches!(message, Message::Binary(_));
-        times.note(carries);
-        match message {
-            Message::Binary(bytes) => return Some(bytes),
-            Message::Close(_) => return None,
-            _ => {}
-        }
+        () = transport::pump(sink, pieces, &times) => {}
     }
 }
 
@@ -225,8 +178,8 @@ pub async fn next(source: &mut SplitStream<Socket>, times: &Times) -> Option<Byt
 async fn listen_channels(
     pod: Arc<Pod>,
     ports: &[u16],
-    outgoing: mpsc::Sender<Message>,
-    mut source: SplitStream<Socket>,
+    outgoing: mpsc::Sender<Bytes>,
+    mut source: Source,
     times: &Times,
 ) {
     let mut inputs = Vec::new();
@@ -247,7 +200,7 @@ async fn listen_channels(
     }
     drop(outgoing);
     let listening = async {
-        while let Some(bytes) = next(&mut source, times).await {
+        while let Some(bytes) = source.next(times).await {
             let Some((channel, bytes)) = bytes.split_first() else { continue };
             // Odd channels are for errors, of which clients have none to tell.
             let slot = inputs.get_mut(usize::from(channel / 2)).filter(|_| channel % 2 == 0);

@@ -1,4 +1,5 @@
-//! SPDY/3.1 as far as a server of port-forwards needs it: bytes to frames and back, nothing else.
+//! SPDY/3.1 as far as a server of exec, attach and port-forward needs it: bytes to frames and back, nothing
+//! else.
 //!
 //! ```text
 //! control  1 | version:15 | type:16 | flags:8 | length:24 | …     data  0 | stream:31 | flags:8 | length:24 | …
@@ -19,7 +20,7 @@ const CONTROL: u32 = 1 << 31;
 const HEAD: usize = 8;
 /// A client copies at most 32 KiB at a time.
 const MAX_DATA: usize = 1 << 20;
-/// A port-forward's headers have some hundred bytes.
+/// The headers of a stream have some hundred bytes.
 const MAX_CONTROL: usize = 16 << 10;
 const MAX_HEADER_BLOCK: usize = 16 << 10;
 const MAX_HEADERS: usize = 64;
@@ -37,6 +38,13 @@ const FIN: u8 = 1;
 
 /// Why a stream is refused.
 pub const REFUSED_STREAM: u32 = 3;
+/// The number of our pings; those of servers are even.
+pub const OWN_PING: u32 = 2;
+
+/// Whether a ping is the client's, which wants an answer, and not its answer to ours.
+pub fn is_clients_ping(id: u32) -> bool {
+    !id.is_multiple_of(2)
+}
 
 /// What a client says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -288,15 +296,15 @@ const TEXT: &[&str] = &[
 ];
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use proptest::prelude::*;
 
     /// A client's frames.
-    struct Client(Compress);
+    pub struct Client(Compress);
 
     impl Client {
-        fn new() -> Self {
+        pub fn new() -> Self {
             let mut deflate = Compress::new(Compression::best(), true);
             // RFC 1950's checksum of the draft's dictionary.
             assert_eq!(deflate.set_dictionary(&DICTIONARY).unwrap(), 0xe3c6_a7c2);
@@ -317,7 +325,7 @@ mod tests {
             out
         }
 
-        fn open(&mut self, stream: u32, headers: &[(&str, &str)]) -> Bytes {
+        pub fn open(&mut self, stream: u32, headers: &[(&str, &str)]) -> Bytes {
             let mut payload = BytesMut::new();
             payload.put_u32(stream);
             payload.put_u32(0);

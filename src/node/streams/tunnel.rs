@@ -7,16 +7,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::stream::SplitStream;
 use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio_tungstenite::tungstenite::Message;
 
-use super::Socket;
-use super::channels::Times;
-use super::forward::{Out, PIPE, Pod, To, next};
+use super::forward::{Out, PIPE, Pod, To};
 use super::spdy::{self, Decoder, Encoder, Frame};
+use super::transport::{Source, Times};
 
 /// Connections of one session at a time; a browser opens some six.
 const MAX_CONNECTIONS: usize = 128;
@@ -26,7 +23,7 @@ const MAX_HALVES: usize = MAX_CONNECTIONS;
 /// The connections of one kubectl.
 pub struct Streams {
     pod: Arc<Pod>,
-    outgoing: mpsc::Sender<Message>,
+    outgoing: mpsc::Sender<Bytes>,
     encoder: Encoder,
     /// The error streams of connections whose bytes have not come yet, by the client's number.
     halves: HashMap<String, u32>,
@@ -39,19 +36,22 @@ pub struct Streams {
 }
 
 impl Streams {
-    pub fn new(pod: Arc<Pod>, outgoing: mpsc::Sender<Message>) -> Self {
+    pub fn new(pod: Arc<Pod>, outgoing: mpsc::Sender<Bytes>) -> Self {
         let (halves, inputs, cuts) = (HashMap::new(), HashMap::new(), HashMap::new());
         Self { pod, outgoing, encoder: Encoder::new(), halves, inputs, cuts, connections: JoinSet::new() }
     }
 
-    pub async fn listen(mut self, mut source: SplitStream<Socket>, times: &Times) {
+    pub async fn listen(mut self, mut source: Source, times: &Times) {
         let mut decoder = Decoder::new();
-        while let Some(bytes) = next(&mut source, times).await {
+        while let Some(bytes) = source.next(times).await {
             decoder.push(&bytes);
             loop {
                 match decoder.next() {
                     Ok(Some(Frame::GoAway)) => return,
-                    Ok(Some(frame)) => self.take(frame).await,
+                    Ok(Some(frame)) => {
+                        times.note(matches!(frame, Frame::Data { .. }));
+                        self.take(frame).await;
+                    }
                     Ok(None) => break,
                     Err(error) => {
                         tracing::debug!(%error, pod = %self.pod.key.name, "a port-forward ended: not SPDY as it is spoken");
@@ -64,7 +64,7 @@ impl Streams {
 
     async fn send(&self, frame: Bytes) {
         // Without a receiver the session is ending anyway.
-        let _ = self.outgoing.send(Message::Binary(frame)).await;
+        let _ = self.outgoing.send(frame).await;
     }
 
     async fn take(&mut self, frame: Frame) {
@@ -102,8 +102,7 @@ impl Streams {
                     self.send(spdy::data(errors, true, b"")).await;
                 }
             }
-            // A client's pings have odd numbers; even ones would be answers to ours.
-            Frame::Ping(id) if id % 2 == 1 => self.send(spdy::ping(id)).await,
+            Frame::Ping(id) if spdy::is_clients_ping(id) => self.send(spdy::ping(id)).await,
             Frame::Ping(_) | Frame::GoAway | Frame::Other => {}
         }
     }
@@ -141,12 +140,12 @@ async fn connection(
     stream: u32,
     errors: u32,
     input: DuplexStream,
-    outgoing: mpsc::Sender<Message>,
+    outgoing: mpsc::Sender<Bytes>,
 ) {
     let out = Out { outgoing, to: To::Stream(stream) };
     let complaint = pod.carry(port, input, &out).await.err().unwrap_or_default();
     for last in [spdy::data(stream, true, b""), spdy::data(errors, true, complaint.as_bytes())] {
         // Without a receiver the session is ending anyway.
-        let _ = out.outgoing.send(Message::Binary(last)).await;
+        let _ = out.outgoing.send(last).await;
     }
 }
