@@ -11,16 +11,14 @@ use kube_cel::cel::objects::{Key, KeyRef, Map, OptionalValue};
 
 use super::functions::{self, no_overload, optional};
 use super::value::{self, none, some, weight};
-use super::{Budget, Scope};
+use super::{Budget, Outcome, Scope, authorizer};
 
 /// Stack is added when less than this is left, so many bytes at a time.
-const RED_ZONE: usize = 128 << 10;
-const STACK_STEP: usize = 1 << 20;
+pub const RED_ZONE: usize = 128 << 10;
+pub const STACK_STEP: usize = 1 << 20;
 
 /// What `type(x)` may be compared with.
 const TYPES: &[&str] = &["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"];
-
-type Outcome = Result<Value, String>;
 
 pub fn run(root: &IdedExpr, scope: &Scope, budget: &mut Budget) -> Outcome {
     Walk { scope, budget, locals: Vec::new() }.eval(root)
@@ -460,6 +458,9 @@ fn key(value: Value) -> Result<Key, String> {
 
 /// `of.name`, or whether there is such a field.
 fn field(of: &Value, name: &str, test: bool) -> Outcome {
+    if let Some(found) = authorizer::field(of, name).filter(|_| !test) {
+        return Ok(found);
+    }
     if let Ok(of) = optional(of) {
         return if test {
             Ok(Value::Bool(of.value().is_some_and(|of| has(of, name))))

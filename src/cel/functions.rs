@@ -12,7 +12,7 @@ use kube_cel::cel::objects::OptionalValue;
 use kube_cel::cel::{Context, Value};
 
 use super::value::{self, none, some, type_name, weight};
-use super::{Budget, pattern};
+use super::{Budget, authorizer, pattern};
 
 /// Prefixes of functions that look like methods of a variable.
 const NAMESPACES: &[&str] =
@@ -163,7 +163,7 @@ const OTHERS: &[&str] = &[
 ];
 
 fn is_named(name: &str) -> bool {
-    OURS.contains(&name) || OTHERS.contains(&name)
+    OURS.contains(&name) || OTHERS.contains(&name) || authorizer::FUNCTIONS.contains(&name)
 }
 
 pub fn exists(name: &str) -> bool {
@@ -204,6 +204,9 @@ pub fn check_patterns(root: &IdedExpr) -> Result<(), String> {
 /// Calls `name` with `args`, the target of a method first.
 pub fn call(name: &str, method: bool, args: Vec<Value>, budget: &mut Budget) -> Result<Value, String> {
     use Value::{Bool, List, Map, String as Text};
+    if let Some(answer) = authorizer::call(name, &args, budget) {
+        return answer;
+    }
     match (name, args.as_slice()) {
         ("size", [Text(text)]) => {
             budget.take(text.len() as u64 / 8)?;
@@ -251,7 +254,10 @@ pub fn call(name: &str, method: bool, args: Vec<Value>, budget: &mut Budget) -> 
         ("value", [of]) => optional(of)?.value().cloned().ok_or_else(|| "optional.none() dereference".to_owned()),
         ("or", [of, other]) => Ok(if optional(of)?.value().is_some() { of.clone() } else { other.clone() }),
         ("orValue", [of, other]) => Ok(optional(of)?.value().unwrap_or(other).clone()),
-        _ if OURS.contains(&name) || args.iter().any(|arg| matches!(arg, Value::Function(..))) => {
+        _ if OURS.contains(&name)
+            || authorizer::FUNCTIONS.contains(&name)
+            || args.iter().any(|arg| matches!(arg, Value::Function(..))) =>
+        {
             Err(no_overload(name, &args))
         }
         ("format", [Text(template), ..]) if !modest_precisions(template) => {

@@ -6,10 +6,12 @@
 //! what it selects from, panics on messages, and takes a field of a number for `false`. Ours counts every
 //! node, element and byte against a [`Budget`], and its depth costs heap, not stack.
 //!
-//! There is no type checker: what upstream refuses when a definition is written, because a field or an
-//! overload does not exist, fails here when the rule is evaluated. Names of variables and functions are
-//! known beforehand, and are checked by [`Program::undeclared`].
+//! Names of variables and functions are known beforehand, and are checked by [`Program::undeclared`]; types as
+//! far as they follow from those of the variables, by [`Program::check`]. What only a value shows fails when
+//! the expression is evaluated.
 
+pub mod authorizer;
+pub mod check;
 mod eval;
 mod functions;
 pub mod pattern;
@@ -115,6 +117,9 @@ impl Scope {
     }
 }
 
+/// What an expression comes to, or why it comes to nothing.
+type Outcome = Result<Value, String>;
+
 /// A parsed expression.
 #[derive(Debug, Clone)]
 pub struct Program {
@@ -122,8 +127,6 @@ pub struct Program {
     /// What it names without binding it.
     variables: BTreeSet<String>,
     functions: BTreeSet<String>,
-    /// The fields that it selects by name from a variable: `self.spec.size`.
-    selected: BTreeSet<Vec<String>>,
 }
 
 impl Program {
@@ -145,8 +148,8 @@ impl Program {
             let mut names = Names::default();
             names.visit(&root, MAX_DEPTH)?;
             functions::check_patterns(&root)?;
-            let Names { variables, functions, selected, .. } = names;
-            Ok(Self { root, variables, functions, selected })
+            let Names { variables, functions, .. } = names;
+            Ok(Self { root, variables, functions })
         })
     }
 
@@ -163,14 +166,14 @@ impl Program {
         }
     }
 
+    /// The type of what it comes to, given those of its variables; or why it cannot be evaluated.
+    pub fn check<'t>(&self, variables: &[(&str, check::Type<'t>)]) -> Result<check::Type<'t>, String> {
+        check::check(&self.root, variables)
+    }
+
     /// Whether the expression reads `variable`.
     pub fn reads(&self, variable: &str) -> bool {
         self.variables.contains(variable)
-    }
-
-    /// The fields that are selected by name, step by step, from a variable, which comes first.
-    pub fn selected(&self) -> impl Iterator<Item = &[String]> {
-        self.selected.iter().map(Vec::as_slice)
     }
 
     /// Upstream's complaint about the first name that is neither among `variables` nor a function.
@@ -210,7 +213,6 @@ struct Names {
     bound: Vec<String>,
     variables: BTreeSet<String>,
     functions: BTreeSet<String>,
-    selected: BTreeSet<Vec<String>>,
 }
 
 impl Names {
@@ -224,7 +226,6 @@ impl Names {
             Expr::Select(select) => {
                 // `google.protobuf.Timestamp` is one name.
                 if !eval::qualified_type(node) {
-                    self.select(node);
                     self.visit(&select.operand, depth)?;
                 }
             }
@@ -281,23 +282,6 @@ impl Names {
             }
         }
         Ok(())
-    }
-
-    /// Notes a chain of names that begins with a free variable.
-    fn select(&mut self, node: &IdedExpr) {
-        let mut path = Vec::new();
-        let mut at = node;
-        while let Expr::Select(select) = &at.expr {
-            path.push(select.field.clone());
-            at = &select.operand;
-        }
-        if let Expr::Ident(name) = &at.expr
-            && !self.bound.iter().any(|bound| bound == name)
-        {
-            path.push(name.clone());
-            path.reverse();
-            self.selected.insert(path);
-        }
     }
 
     fn name(&mut self, name: &str) {

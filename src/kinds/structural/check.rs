@@ -6,6 +6,7 @@
 use serde_json::Value;
 
 use super::{Schema, defaults, is_meta, paths::JsonPath, prune, validate};
+use crate::cel::check::Type as Of;
 use crate::cel::pattern;
 use crate::kinds::field::{Errors, Field};
 
@@ -404,9 +405,10 @@ const REASONS: &[&str] = &["FieldValueDuplicate", "FieldValueForbidden", "FieldV
 const MAX_MESSAGE: usize = 2048;
 
 fn rules(errors: &mut Errors, at: &Field<'_>) {
-    let schema = Schema::parse(at.value);
-    for rule in at.get("x-kubernetes-validations").items() {
-        one_rule(errors, &rule, &schema);
+    let all = at.get("x-kubernetes-validations");
+    if !all.is_empty() {
+        let schema = Schema::parse(at.value);
+        all.items().for_each(|rule| one_rule(errors, &rule, &schema));
     }
     for child in structure_of(at) {
         rules(errors, &child);
@@ -447,44 +449,35 @@ fn one_rule(errors: &mut Errors, rule: &Field<'_>, schema: &Schema) {
             errors.invalid(&below, "fieldPath must be a valid path: does not refer to a valid field");
         }
     }
-    compiles(errors, &source, schema);
+    // An optional has functions of its own.
+    let optional = rule.get("optionalOldSelf").bool();
+    let old = || if optional { Of::Dyn } else { super::rules::type_of(schema) };
+    compiles(errors, &source, old(), schema, false);
     if !expression.is_empty() {
-        compiles(errors, &expression, schema);
+        compiles(errors, &expression, old(), schema, true);
     }
 }
 
 /// The variables that rules see.
 const VARIABLES: &[&str] = &["self", "oldSelf"];
 
-fn compiles(errors: &mut Errors, source: &Field<'_>, schema: &Schema) {
-    let refused = match crate::cel::Program::compile(source.str()) {
-        Ok(program) => {
-            let unknown = || program.selected().find_map(|path| undefined(schema, path));
-            program.undeclared(VARIABLES).or_else(unknown).map(|why| format!("ERROR: <input>:1:1: {why}"))
-        }
-        Err(error) => Some(error),
-    };
-    if let Some(why) = refused {
-        errors.invalid(source, format!("compilation failed: {why}"));
+fn compiles(errors: &mut Errors, source: &Field<'_>, old: Of<'_>, schema: &Schema, message: bool) {
+    let refused = crate::cel::Program::compile(source.str()).and_then(|program| {
+        let own = super::rules::type_of(schema);
+        let checked = match program.undeclared(VARIABLES) {
+            Some(undeclared) => Err(undeclared),
+            None => program.check(&[("self", own), ("oldSelf", old)]),
+        };
+        checked.map_err(|why| format!("ERROR: <input>:1:1: {why}"))
+    });
+    match refused {
+        Err(why) => errors.invalid(source, format!("compilation failed: {why}")),
+        Ok(Of::Dyn) => {}
+        Ok(Of::Bool) if !message => {}
+        Ok(Of::String) if message => {}
+        Ok(_) if message => errors.invalid(source, "messageExpression must evaluate to a string"),
+        Ok(_) => errors.invalid(source, "cel expression must evaluate to a bool"),
     }
-}
-
-/// Upstream's complaint about the first field of `self.a.b` that the schema does not have. What stands in
-/// maps, and where a schema takes anything, is only known when there is a value.
-fn undefined(schema: &Schema, path: &[String]) -> Option<String> {
-    let mut at = schema;
-    for name in path.iter().skip(1) {
-        let fixed = at.ty == Some(super::Type::Object) && matches!(at.additional, super::Additional::Nothing);
-        if !fixed || at.preserve_unknown || at.embedded {
-            return None;
-        }
-        match at.properties.iter().find(|(field, _)| super::rules::escape(field) == *name) {
-            Some((_, inner)) => at = inner,
-            None if is_meta(name) => return None,
-            None => return Some(format!("undefined field '{name}'")),
-        }
-    }
-    None
 }
 
 /// Whether a path names only fields and begins below `under` (`.spec`), with upstream's sentence.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::validate::Correlated;
 use super::{Additional, Schema, Type, formats, is_meta};
-use crate::cel::{self, Budget, Program, Scope};
+use crate::cel::{self, Budget, Program, Scope, check};
 use crate::kinds::common::equal;
 use crate::kinds::field::{Errors, Reason};
 
@@ -272,6 +272,44 @@ pub fn typed(schema: &Schema, value: &Value, root: bool) -> cel::Value {
             cel::Value::Int(number.as_f64().unwrap_or(0.0) as i64)
         }
         other => from_json(other),
+    }
+}
+
+/// The type of the values of a schema, as far as it is known without one.
+pub fn type_of(schema: &Schema) -> check::Type<'_> {
+    use check::Type as Of;
+    if schema.int_or_string || schema.preserve_unknown || schema.embedded {
+        return Of::Dyn;
+    }
+    match schema.ty {
+        Some(Type::Boolean) => Of::Bool,
+        Some(Type::Integer) => Of::Int,
+        Some(Type::Number) => Of::Double,
+        Some(Type::String) => match schema.format.as_str() {
+            "date-time" | "date" => Of::Timestamp,
+            "duration" => Of::Duration,
+            "byte" => Of::Bytes,
+            _ => Of::String,
+        },
+        Some(Type::Array) => Of::List(Box::new(schema.items.as_deref().map_or(Of::Dyn, |items| type_of(items)))),
+        Some(Type::Object) => match &schema.additional {
+            Additional::Nothing => Of::Object(schema),
+            Additional::Values(values) if schema.properties.is_empty() => {
+                Of::Map(Box::new(Of::String), Box::new(type_of(values)))
+            }
+            _ => Of::Dyn,
+        },
+        None => Of::Dyn,
+    }
+}
+
+impl check::Fields for Schema {
+    fn field(&self, name: &str) -> Option<check::Type<'_>> {
+        // Of these every object has its own, whatever its schema says.
+        if is_meta(name) {
+            return Some(check::Type::Dyn);
+        }
+        self.properties.iter().find(|(field, _)| escape(field) == name).map(|(_, inner)| type_of(inner))
     }
 }
 
