@@ -6,6 +6,7 @@
 //! Who makes them keeps each and uses it again for a definition that says the same, and counts what they
 //! cost ([`Custom::cost`]).
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,6 +25,7 @@ pub(super) const VERBS: &[&str] = &["delete", "deletecollection", "get", "list",
 /// One served version of a definition.
 pub struct Custom {
     info: &'static KindInfo,
+    list_kind: &'static str,
     columns: &'static [Column],
     /// What the columns after the name show.
     printed: Vec<JsonPath>,
@@ -90,6 +92,7 @@ impl Custom {
         let (selectable, selected): (Vec<_>, Vec<_>) = selectable.into_iter().unzip();
         Box::leak(Box::new(Self {
             info,
+            list_kind: text(&names["listKind"]),
             columns,
             printed,
             selectable: Box::leak(selectable.into_boxed_slice()),
@@ -131,9 +134,13 @@ impl Custom {
 
     /// Makes of a stored object what the schema of now says it is.
     pub fn bring_up(&self, object: &mut Value) {
-        let schema = self.current();
-        prune::prune(&schema, object, &mut Vec::new());
-        defaults::default(&schema, object);
+        self.prune(object);
+        defaults::default(&self.current(), object);
+    }
+
+    /// Takes out of an object what the schema of now does not name.
+    pub fn prune(&self, object: &mut Value) {
+        prune::prune(&self.current(), object, &mut Vec::new());
     }
 
     fn check(&self, new: &Value, old: Option<&Value>) -> Errors {
@@ -244,6 +251,10 @@ fn deprecation(info: &KindInfo, version: &Value) -> Option<&'static str> {
 impl Kind for Custom {
     fn info(&self) -> &'static KindInfo {
         self.info
+    }
+
+    fn list_kind(&self) -> Cow<'static, str> {
+        self.list_kind.into()
     }
 
     fn model(&self) -> Option<Model> {

@@ -4,6 +4,8 @@
 //! is the rest. Upstream keeps what all versions have alike in one place, and its errors name that place:
 //! a definition with one version has `spec.validation`, one with several different has `spec.versions[0].schema`.
 
+pub mod approval;
+
 use serde_json::{Value, json};
 
 use super::common::text;
@@ -34,7 +36,6 @@ static COLUMNS: &[Column] = &[column("Name", "string", "name", 0), column("Creat
 
 /// Holds a deleted definition until its objects are gone.
 pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
-const APPROVED: &str = "api-approved.kubernetes.io";
 const WEBHOOK_PORT: i64 = 443;
 const MAX_SELECTABLE: usize = 8;
 
@@ -94,10 +95,8 @@ impl Kind for CustomResourceDefinition {
         let mut errors = validate_whole(object, true);
         let root = Field::root(object);
         let group = root.get("spec").get("group");
-        let approved = root.get("metadata").get("annotations").key(APPROVED);
-        if is_protected(group.str()) {
-            approval(&mut errors, &approved);
-        }
+        let approved = root.get("metadata").get("annotations").key(approval::ANNOTATION);
+        approval::check(&mut errors, group.str(), &approved, None);
         if object["spec"]["preserveUnknownFields"] == true {
             let detail = "must be false in order to use defaults in the schema";
             errors.invalid(&root.get("spec").get("preserveUnknownFields"), detail);
@@ -110,6 +109,10 @@ impl Kind for CustomResourceDefinition {
         let schemas = new["spec"]["versions"] != old["spec"]["versions"];
         let mut errors = validate_whole(new, schemas);
         let (spec, before) = (Field::root(new).get("spec"), Field::root(old).get("spec"));
+        fn approved(object: &Value) -> Field<'_> {
+            Field::root(object).get("metadata").get("annotations").key(approval::ANNOTATION)
+        }
+        approval::check(&mut errors, spec.get("group").str(), &approved(new), Some(approved(old).str()));
         let mut immutable = |path: &[&str]| {
             let at = |field: &Field<'_>| -> Value { path.iter().fold(field.value, |at, name| &at[*name]).clone() };
             if at(&spec) != at(&before) {
@@ -259,25 +262,6 @@ fn group(errors: &mut Errors, group: &Field<'_>) {
         errors.invalid(group, wrong.join(","));
     } else if !group.str().contains('.') {
         errors.invalid(group, "should be a domain with at least one dot");
-    }
-}
-
-/// Upstream's own groups, in which only approved kinds may be.
-fn is_protected(group: &str) -> bool {
-    ["k8s.io", "kubernetes.io"].iter().any(|own| group == *own || group.ends_with(&format!(".{own}")))
-}
-
-fn approval(errors: &mut Errors, approved: &Field<'_>) {
-    let see = "protected groups must have approval annotation \"api-approved.kubernetes.io\", see https://github.com/kubernetes/enhancements/pull/1111";
-    let text = approved.str();
-    let is_url = text.split_once("://").is_some_and(|(scheme, host)| !scheme.is_empty() && !host.is_empty());
-    if text.is_empty() {
-        errors.required(approved, see);
-    } else if !text.starts_with("unapproved") && !is_url {
-        errors.invalid(
-            approved,
-            "protected groups must have approval annotation \"api-approved.kubernetes.io\" with either a URL or a reason starting with \"unapproved\", see https://github.com/kubernetes/enhancements/pull/1111",
-        );
     }
 }
 
@@ -471,7 +455,7 @@ fn conversion(errors: &mut Errors, conversion: &Field<'_>) {
             let shown = Field::new(format!("{}.conversionReviewVersions", conversion.path), known.value);
             if known.is_empty() {
                 errors.required(&shown, "");
-            } else if !known.items().any(|version| version.str() == "v1") {
+            } else if !known.items().any(|version| matches!(version.str(), "v1" | "v1beta1")) {
                 errors.invalid(&shown, "must include at least one of v1, v1beta1");
             }
         }

@@ -82,6 +82,8 @@ pub mod volume_attachment;
 pub mod volume_attributes_class;
 pub mod workload;
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use field::Errors;
@@ -255,6 +257,11 @@ impl ScalePaths {
 /// `meta` for every kind; these functions see to the rest.
 pub trait Kind: Send + Sync + 'static {
     fn info(&self) -> &'static KindInfo;
+
+    /// The kind of a list of its objects.
+    fn list_kind(&self) -> Cow<'static, str> {
+        format!("{}List", self.info().kind).into()
+    }
 
     /// What gives the values of its objects their types.
     fn model(&self) -> Option<Model> {

@@ -39,7 +39,7 @@ fn value_of(shape: &'static Shape, depth: u32) -> BoxedStrategy<Value> {
         Shape::IntOrString => prop_oneof![text().prop_map(Value::from), any::<i32>().prop_map(Value::from)].boxed(),
         Shape::Time => Just(json!("2026-01-01T00:00:00Z")).boxed(),
         Shape::MicroTime => Just(json!("2026-01-01T00:00:00.000000Z")).boxed(),
-        Shape::Raw | Shape::FieldsV1 => Just(json!({})).boxed(),
+        Shape::Raw | Shape::FieldsV1 | Shape::Or(..) => Just(json!({})).boxed(),
         Shape::Message(inner) => object_of(inner.get(), depth),
         Shape::List(inner) => {
             prop::collection::vec(value_of(inner, depth.saturating_sub(1)), 0..3).prop_map(Value::from).boxed()

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use serde_json::{Map, Value};
 
 use super::json;
-use crate::kinds::schema::{Shape, Type, Wire, time};
+use crate::kinds::schema::{Other, Shape, Type, Wire, time};
 
 /// What every body starts with.
 const MAGIC: &[u8] = b"k8s\0";
@@ -157,6 +157,7 @@ fn single(shape: &Shape, old: Option<Value>, datum: Datum<'_>, depth: usize) -> 
         Shape::Time => timestamp(datum.need_bytes()?, false)?,
         Shape::MicroTime => timestamp(datum.need_bytes()?, true)?,
         Shape::Raw | Shape::FieldsV1 => raw(datum.need_bytes()?)?,
+        Shape::Or(inner, other) => either(inner.get(), *other, datum.need_bytes()?, depth)?,
         Shape::Message(inner) => {
             let mut map = match old {
                 Some(Value::Object(map)) => map,
@@ -176,6 +177,33 @@ fn single(shape: &Shape, old: Option<Value>, datum: Datum<'_>, depth: usize) -> 
             Value::Array(items)
         }
         Shape::Map(..) => return Err("a map inside a map".to_owned()),
+    })
+}
+
+/// A message, or what stands in its place. As upstream writes it, the other wins where both are there, but
+/// for a boolean.
+fn either(ty: &'static Type, other: Other, bytes: &[u8], depth: usize) -> Result<Value, String> {
+    let (mut schema, mut several, mut flag) = (None, Vec::new(), false);
+    for record in records(bytes) {
+        let (number, datum) = record?;
+        let read = |datum: Datum<'_>| {
+            let mut map = Map::new();
+            fill(ty, datum.need_bytes()?, &mut map, depth + 1)?;
+            Ok::<_, String>(Value::Object(map))
+        };
+        match (other, number) {
+            (Other::Bool, 1) => flag = datum.need_varint()? != 0,
+            (Other::Bool, 2) | (Other::List | Other::Strings, 1) => schema = Some(read(datum)?),
+            (Other::List, 2) => several.push(read(datum)?),
+            (Other::Strings, 2) => several.push(utf8(datum.need_bytes()?)?.into()),
+            _ => {}
+        }
+    }
+    Ok(match (other, schema) {
+        (Other::List | Other::Strings, _) if !several.is_empty() => Value::Array(several),
+        (_, Some(schema)) => schema,
+        (Other::Bool, None) => flag.into(),
+        (_, None) => Value::Null,
     })
 }
 
@@ -389,6 +417,40 @@ mod tests {
             },
         });
         assert_eq!(value, wanted);
+    }
+
+    #[test]
+    fn a_definition_with_all_that_schemas_may_hold() {
+        let string = bytes(5, b"string");
+        let entry = |name: &[u8], schema: &[u8]| bytes(29, &[bytes(1, name), bytes(2, schema)].concat());
+        let maximum = [varint(9 << 3 | 1), 2.5_f64.to_le_bytes().to_vec()].concat();
+        let properties = [
+            entry(b"list", &[bytes(5, b"array"), bytes(24, &bytes(1, &string)), bytes(42, b"set")].concat()),
+            entry(b"pair", &bytes(24, &[bytes(2, &string), bytes(2, &maximum)].concat())),
+            entry(b"map", &bytes(30, &[int(1, 1), bytes(2, &string)].concat())),
+            entry(b"open", &bytes(30, &int(1, 1))),
+            entry(b"shut", &bytes(30, b"")),
+            entry(b"word", &[bytes(8, &bytes(1, b"\"a\"")), bytes(20, &bytes(1, b"\"a\"")), int(38, 1)].concat()),
+            bytes(32, &[bytes(1, b"map"), bytes(2, &bytes(2, b"open"))].concat()),
+            bytes(44, &[bytes(1, b"self.a"), bytes(2, b"no")].concat()),
+        ];
+        let version = [bytes(1, b"v1"), int(2, 1), bytes(4, &bytes(1, &properties.concat()))].concat();
+        let definition = bytes(2, &[bytes(1, b"example.com"), bytes(7, &version)].concat());
+        let ty = lookup("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition");
+        let value = message(ty.unwrap(), &definition).unwrap();
+        let wanted = json!({
+            "properties": {
+                "list": {"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "set"},
+                "pair": {"items": [{"type": "string"}, {"maximum": 2.5}]},
+                "map": {"additionalProperties": {"type": "string"}},
+                "open": {"additionalProperties": true},
+                "shut": {"additionalProperties": false},
+                "word": {"default": "a", "enum": ["a"], "x-kubernetes-preserve-unknown-fields": true},
+            },
+            "dependencies": {"map": ["open"]},
+            "x-kubernetes-validations": [{"rule": "self.a", "message": "no"}],
+        });
+        assert_eq!(value["spec"]["versions"][0]["schema"]["openAPIV3Schema"], wanted);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use crate::kinds::custom_resource_definition::approval::{self, Approval};
 use crate::kinds::custom_resource_definition::{holds, set_condition};
 use crate::kinds::meta;
 
@@ -24,6 +25,12 @@ pub fn settle(definition: &Value, all: &[Value], now: Timestamp) -> Value {
         set_condition(&mut new, ("Established", true), "InitialNamesAccepted", message, now);
     } else if !holds(definition, "Established") {
         set_condition(&mut new, ("Established", false), "NotAccepted", "not all names are accepted", now);
+    }
+    if approval::is_protected(definition["spec"]["group"].as_str().unwrap_or_default()) {
+        let annotation = definition["metadata"]["annotations"][approval::ANNOTATION].as_str().unwrap_or_default();
+        let found = Approval::of(annotation);
+        let condition = (approval::CONFORMANT, found == Approval::Approved);
+        set_condition(&mut new, condition, found.reason(), &found.message(annotation), now);
     }
     new
 }

@@ -126,12 +126,14 @@ pub fn components(infos: &[&KindInfo], custom: &[Served], dialect: Dialect) -> B
     builder.message_named(&format!("{META}.ListMeta"));
     builder.done.insert(format!("{META}.Patch"), patch_schema());
     for info in infos {
-        match custom.iter().find(|served| std::ptr::eq(served.kind.info(), *info)) {
+        let served = custom.iter().find(|served| std::ptr::eq(served.kind.info(), *info));
+        match served {
             Some(served) => builder.custom(info, &served.schema),
             None => builder.message_named(info.schema),
         }
         builder.mark(info.schema, vec![gvk(info.group, info.version, info.kind)]);
-        builder.list(info);
+        let list_kind = served.map(|served| served.kind.list_kind().into_owned());
+        builder.list(info, &list_kind.unwrap_or_else(|| format!("{}List", info.kind)));
         for subresource in info.subresources.iter().filter(|subresource| !subresource.is_stream()) {
             let name = of_subresource(info, subresource);
             if name != info.schema {
@@ -283,7 +285,7 @@ impl Builder {
             Shape::Time => self.special(&format!("{META}.Time")),
             Shape::MicroTime => self.special(&format!("{META}.MicroTime")),
             Shape::FieldsV1 => self.special(&format!("{META}.FieldsV1")),
-            Shape::Raw => self.special("io.k8s.apimachinery.pkg.runtime.RawExtension"),
+            Shape::Raw | Shape::Or(..) => self.special("io.k8s.apimachinery.pkg.runtime.RawExtension"),
             Shape::Message(inner) => {
                 let inner = inner.get();
                 self.message(inner);
@@ -344,7 +346,7 @@ impl Builder {
     }
 
     /// The list type of a kind, which no table holds because all are alike.
-    fn list(&mut self, info: &KindInfo) {
+    fn list(&mut self, info: &KindInfo, kind: &str) {
         let name = format!("{}List", info.schema);
         let text = |property: &str| description(info.schema, Some(property)).unwrap_or_default();
         let items = match self.dialect {
@@ -353,7 +355,7 @@ impl Builder {
         };
         let metadata = self.refer(&format!("{META}.ListMeta"));
         let schema = json!({
-            "description": format!("{}List is a list of {} objects.", info.kind, info.kind),
+            "description": format!("{kind} is a list of {} objects.", info.kind),
             "type": "object",
             "required": ["items"],
             "properties": {
@@ -362,7 +364,7 @@ impl Builder {
                 "metadata": metadata,
                 "items": {"type": "array", "items": items, "description": format!("The {} objects of the list.", info.kind)},
             },
-            "x-kubernetes-group-version-kind": [gvk(info.group, info.version, &format!("{}List", info.kind))],
+            "x-kubernetes-group-version-kind": [gvk(info.group, info.version, kind)],
         });
         self.done.insert(name, schema);
     }

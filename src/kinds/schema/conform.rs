@@ -162,7 +162,7 @@ impl Pass<'_> {
             Shape::IntOrString => int_or_string(value)?,
             Shape::Time => canonical_time(value, false)?,
             Shape::MicroTime => canonical_time(value, true)?,
-            Shape::Raw | Shape::FieldsV1 => {}
+            Shape::Raw | Shape::FieldsV1 | Shape::Or(..) => {}
             Shape::Message(inner) => self.message(inner.get(), value)?,
             Shape::List(inner) => self.list(shape, inner, value)?,
             Shape::Map(_, inner) => self.map(shape, inner, value)?,

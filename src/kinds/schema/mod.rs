@@ -99,10 +99,23 @@ pub enum Shape {
     /// Any JSON: `RawExtension`.
     Raw,
     FieldsV1,
+    /// A message, or something else in its place: what JSON schemas have. Go reads it by code of its own,
+    /// which knows no strictness.
+    Or(TypeRef, Other),
     Message(TypeRef),
     List(Box<Shape>),
     /// The Go name of the map type where it has one, and the shape of the values.
     Map(&'static str, Box<Shape>),
+}
+
+/// What may stand in the place of a message, and is the second field of a message around both in protobuf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Other {
+    /// Several of it.
+    List,
+    /// A boolean: the first field there, and the message the second.
+    Bool,
+    Strings,
 }
 
 /// A type by its place in the table; types refer to each other in circles.
@@ -170,6 +183,9 @@ impl Shape {
             Self::MicroTime => "v1.MicroTime".to_owned(),
             Self::Raw => "runtime.RawExtension".to_owned(),
             Self::FieldsV1 => "v1.FieldsV1".to_owned(),
+            Self::Or(inner, Other::List) => format!("{}OrArray", inner.get().go),
+            Self::Or(inner, Other::Bool) => format!("{}OrBool", inner.get().go),
+            Self::Or(inner, Other::Strings) => format!("{}OrStringArray", inner.get().go),
             Self::Message(inner) => inner.get().go.to_owned(),
             Self::List(inner) => format!("[]{}", inner.go()),
             Self::Map("", inner) => format!("map[string]{}", inner.go()),
@@ -328,6 +344,15 @@ fn read_shape(word: &'static str, index: &HashMap<String, TypeRef>) -> Option<Sh
     }
     if let Some((name, inner)) = word.strip_prefix("map/").and_then(|word| word.split_once(':')) {
         return Some(Shape::Map(name, Box::new(read_shape(inner, index)?)));
+    }
+    if let Some((other, inner)) = word.strip_prefix("or/").and_then(|word| word.split_once(':')) {
+        let other = match other {
+            "list" => Other::List,
+            "bool" => Other::Bool,
+            "strings" => Other::Strings,
+            _ => return None,
+        };
+        return Some(Shape::Or(*index.get(&format!("{PREFIX}{inner}"))?, other));
     }
     Some(match word {
         "string" => Shape::String(""),

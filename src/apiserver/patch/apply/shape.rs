@@ -119,7 +119,7 @@ fn of_shape<'s>(shape: &'s Shape, rules: &'s Merge) -> Atom<'s> {
         Shape::Bool => Atom::Scalar(Scalar::Bool),
         Shape::Int32 | Shape::Int64 | Shape::Double => Atom::Scalar(Scalar::Number),
         Shape::Quantity | Shape::IntOrString => Atom::Scalar(Scalar::Any),
-        Shape::Raw | Shape::FieldsV1 => Atom::Map { atomic: false, entries: Entries::Anything },
+        Shape::Raw | Shape::FieldsV1 | Shape::Or(..) => Atom::Map { atomic: false, entries: Entries::Anything },
         Shape::Message(inner) => {
             let ty = inner.get();
             Atom::Map { atomic: is_atomic(rules) || ty.atomic, entries: Entries::Fields(ty) }
