@@ -19,6 +19,9 @@ use tower::ServiceExt;
 const OWN_AGENT: &str = "coracle";
 /// Says to our API server that we have no use for `managedFields`; others do not know the header.
 const OMIT_OWNERS: HeaderName = HeaderName::from_static("coracle-omit-managed-fields");
+/// Says to our API server that a custom resource may come in the version that it is stored in where only
+/// its metadata is asked for; others do not know the header.
+const ANY_VERSION: HeaderName = HeaderName::from_static("coracle-any-version");
 /// What node agents call themselves.
 const NODE_AGENT: &str = "coracle-node";
 
@@ -28,6 +31,7 @@ pub fn in_process(router: Router) -> Client {
         let headers = request.headers_mut();
         headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(OWN_AGENT));
         headers.insert(OMIT_OWNERS, HeaderValue::from_static("true"));
+        headers.insert(ANY_VERSION, HeaderValue::from_static("true"));
         request.map(axum::body::Body::new)
     });
     Client::new(service, "default")

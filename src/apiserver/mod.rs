@@ -352,6 +352,8 @@ fn is_resource_path(path: &str) -> bool {
 }
 
 #[cfg(test)]
+mod conversion_tests;
+#[cfg(test)]
 mod custom_tests;
 #[cfg(test)]
 mod fairness_tests;

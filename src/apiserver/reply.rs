@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::codec::negotiate::NOT_ACCEPTABLE;
+use super::codec::negotiate::{NOT_ACCEPTABLE, Shape};
 use super::codec::{Accept, Representation, negotiate};
 use super::options::Query;
 use super::registry::encoding::{self, Form, Stored};
@@ -34,6 +34,10 @@ pub struct Look {
 
 /// A header by which a client says that it has no use for `managedFields`. Our own parts send it.
 pub const OMIT_OWNERS: &str = "coracle-omit-managed-fields";
+/// A header by which a client says that it looks at metadata only, and takes a custom resource in whatever
+/// version it is stored in. Our own parts send it, so that what they do with objects whose kinds they do
+/// not know waits for nobody's webhook.
+pub const ANY_VERSION: &str = "coracle-any-version";
 
 impl Look {
     /// For endpoints of objects.
@@ -64,6 +68,11 @@ impl Look {
     /// Whether stored bytes can be spliced.
     pub fn is_plain_json(&self) -> bool {
         self.representation == Representation::JSON
+    }
+
+    /// Whether nothing but metadata is shown.
+    pub fn is_metadata(&self) -> bool {
+        matches!(self.representation.shape, Shape::Metadata { .. } | Shape::MetadataList { .. })
     }
 
     /// Any value, with this look's bytes and content type.
@@ -98,16 +107,16 @@ impl Look {
         if self.is_plain_json() {
             return Ok(json_bytes(StatusCode::OK, list_bytes(kind, items, self.owners, meta)));
         }
-        let info = kind.info();
+        let (info, list_kind) = (kind.info(), kind.list_kind());
         let items: Result<Vec<Value>, _> =
             items.iter().map(|item| encoding::decode(kind, &item.bytes, item.revision)).collect();
         let list = json!({
-            "kind": format!("{}List", info.kind), "apiVersion": encoding::api_version(info),
+            "kind": list_kind, "apiVersion": encoding::api_version(info),
             "metadata": meta.to_value(), "items": items.map_err(ApiError::internal)?,
         });
         let mut list = self.view(kind).list(list);
         // Items of a typed list do not repeat the list's type.
-        if list["kind"] == format!("{}List", info.kind) {
+        if list["kind"] == *list_kind {
             for item in list["items"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
                 item.remove("kind");
                 item.remove("apiVersion");
@@ -182,8 +191,8 @@ fn list_bytes(kind: &dyn Kind, items: &[Stored], owners: bool, meta: &ListMeta) 
     let total: usize = items.iter().map(|item| item.bytes.len() + 64).sum();
     let mut out = BytesMut::with_capacity(total + 256);
     let head = format!(
-        "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
-        info.kind,
+        "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
+        kind.list_kind(),
         encoding::api_version(info),
         meta.to_value()
     );

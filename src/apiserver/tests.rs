@@ -35,7 +35,7 @@ impl Api {
         Self { server: ApiServer::start(ApiConfig::new(Arc::new(store))).await.expect("the server starts") }
     }
 
-    fn router(&self) -> Router {
+    pub fn router(&self) -> Router {
         self.server.router().layer(axum::Extension(User::server()))
     }
 

@@ -13,6 +13,7 @@ mod claim;
 mod cluster_role_aggregation;
 mod cron_job;
 mod daemon_set;
+mod definitions;
 mod deployment;
 mod diff;
 mod disruption;

@@ -8,6 +8,12 @@ use serde::de::DeserializeOwned;
 
 use crate::reconcile::ResourceType;
 
+/// Asks for an object's metadata alone, of a server that can.
+pub(super) const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json";
+/// The same for a list.
+pub(super) const METADATA_LIST: &str =
+    "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1, application/json";
+
 /// A resource type and what can be done with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Discovered {

@@ -80,7 +80,7 @@ pub struct Page {
 }
 
 /// One change, as watchers see it. Shared, never copied.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Change {
     pub key: Arc<str>,
     pub revision: u64,

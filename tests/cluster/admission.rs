@@ -1,86 +1,28 @@
 //! Who else has a say: webhooks, policies, pod security; and the log of what was asked.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
-use std::sync::Arc;
-use std::thread;
-
 use base64::Engine as _;
 use serde_json::{Value, json};
 
 use crate::harness::{Cluster, Options, PATIENCE, both, eventually, kubectls};
+use crate::hooks::Hook;
 
-/// A webhook on loopback, on threads: what it answers to a path and a review's request.
-struct Hook {
-    port: u16,
-    bundle: String,
+/// A configuration of one webhook of Deployments.
+fn configuration(hook: &Hook, kind: &str, path: &str) -> String {
+    json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": path},
+        "webhooks": [{"name": format!("{path}.hooks.example.com"), "sideEffects": "None",
+            "admissionReviewVersions": ["v1"], "timeoutSeconds": 30,
+            "clientConfig": hook.client_config(path),
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "default"}},
+            "rules": [{"operations": ["CREATE"], "apiGroups": ["apps"], "apiVersions": ["v1"],
+                "resources": ["deployments"]}]}]})
+    .to_string()
 }
 
-impl Hook {
-    fn start(answer: fn(&str, &Value) -> Value) -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let key = rcgen::KeyPair::generate().expect("a key");
-        let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("names");
-        let cert = params.self_signed(&key).expect("a certificate");
-        let der = rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
-        let tls = rustls::ServerConfig::builder().with_no_client_auth();
-        let tls = Arc::new(tls.with_single_cert(vec![cert.der().clone()], der).expect("a server's configuration"));
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let connection = rustls::ServerConnection::new(tls.clone()).expect("a connection");
-                thread::spawn(move || serve(&mut rustls::StreamOwned::new(connection, stream), answer));
-            }
-        });
-        Self { port, bundle: base64::engine::general_purpose::STANDARD.encode(cert.pem()) }
-    }
-
-    /// A configuration of one webhook of Deployments.
-    fn configuration(&self, kind: &str, path: &str) -> String {
-        json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": path},
-            "webhooks": [{"name": format!("{path}.hooks.example.com"), "sideEffects": "None",
-                "admissionReviewVersions": ["v1"], "timeoutSeconds": 30,
-                "clientConfig": {"url": format!("https://127.0.0.1:{}/{path}", self.port), "caBundle": self.bundle},
-                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "default"}},
-                "rules": [{"operations": ["CREATE"], "apiGroups": ["apps"], "apiVersions": ["v1"],
-                    "resources": ["deployments"]}]}]})
-        .to_string()
-    }
-}
-
-/// Answers the requests of one connection.
-fn serve(stream: &mut (impl Read + Write), answer: fn(&str, &Value) -> Value) {
-    let mut reader = BufReader::new(stream);
-    loop {
-        let (mut line, mut length) = (String::new(), 0);
-        if reader.read_line(&mut line).unwrap_or(0) == 0 {
-            return;
-        }
-        let path = line.split([' ', '?']).nth(1).unwrap_or_default().to_owned();
-        loop {
-            let mut header = String::new();
-            if reader.read_line(&mut header).unwrap_or(0) <= 2 {
-                break;
-            }
-            if let Some(value) = header.to_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().expect("a length");
-            }
-        }
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body).expect("a body");
-        let review: Value = serde_json::from_slice(&body).expect("a review");
-        let mut response = answer(path.trim_start_matches('/'), &review["request"]);
-        response["uid"] = review["request"]["uid"].clone();
-        let text =
-            json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}).to_string();
-        let head =
-            format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", text.len());
-        let stream = reader.get_mut();
-        if stream.write_all(format!("{head}{text}").as_bytes()).and_then(|()| stream.flush()).is_err() {
-            return;
-        }
-    }
+/// The review with an answer to what it asks.
+fn review(path: &str, mut review: Value) -> Value {
+    let mut response = answer(path, &review["request"]);
+    response["uid"] = review["request"]["uid"].take();
+    json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response})
 }
 
 fn answer(path: &str, request: &Value) -> Value {
@@ -123,7 +65,7 @@ spec:
 fn webhooks_policies_and_pod_security_have_their_say() {
     for kubectl in kubectls() {
         let cluster = Cluster::start();
-        let hook = Hook::start(answer);
+        let hook = Hook::start(review);
         let run = |line: &str, input: Option<&str>| {
             let args: Vec<&str> = line.split_whitespace().collect();
             let output = cluster.with_kubectl(&kubectl, &args, input);
@@ -134,8 +76,8 @@ fn webhooks_policies_and_pod_security_have_their_say() {
             assert_eq!(succeeded, success, "{line}: {text}");
             wanted.iter().for_each(|word| assert!(text.contains(word), "{line} does not say {word:?}:\n{text}"));
         };
-        says("apply -f -", Some(&hook.configuration("MutatingWebhookConfiguration", "label")), true, &["created"]);
-        says("apply -f -", Some(&hook.configuration("ValidatingWebhookConfiguration", "few")), true, &["created"]);
+        says("apply -f -", Some(&configuration(&hook, "MutatingWebhookConfiguration", "label")), true, &["created"]);
+        says("apply -f -", Some(&configuration(&hook, "ValidatingWebhookConfiguration", "few")), true, &["created"]);
         says("get mutatingwebhookconfigurations", None, true, &["WEBHOOKS", "label"]);
         let made = "create deployment web --image=hello:1";
         says(&format!("{made} --replicas=2"), None, true, &["Warning: it was labelled", "created"]);

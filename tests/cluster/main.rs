@@ -17,6 +17,7 @@ mod faults;
 mod guests;
 mod harness;
 mod healing;
+mod hooks;
 mod isolation;
 mod kinds;
 mod kubectl;

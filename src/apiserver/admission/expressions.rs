@@ -9,9 +9,11 @@ use crate::kinds::field::{Errors, Field};
 use serde_json::Value;
 
 /// What a condition can name.
-const CONDITION: &[&str] = &["object", "oldObject", "request"];
+const CONDITION: &[&str] = &["object", "oldObject", "request", "authorizer"];
 /// What a policy's other expressions can name beside.
-const POLICY: &[&str] = &["object", "oldObject", "request", "namespaceObject", "variables"];
+const POLICY: &[&str] = &["object", "oldObject", "request", "namespaceObject", "variables", "authorizer"];
+/// What a message can name: it does not ask about anybody.
+const MESSAGE: &[&str] = &["object", "oldObject", "request", "namespaceObject", "variables"];
 
 /// What is wrong with the expressions of an object of this kind.
 pub fn validate(info: &KindInfo, object: &Value) -> Errors {
@@ -34,7 +36,8 @@ pub fn validate(info: &KindInfo, object: &Value) -> Errors {
         ("mutations", "applyConfiguration.expression"),
         ("mutations", "jsonPatch.expression"),
     ] {
-        check_all(&mut errors, &spec.get(list), expression, POLICY, params);
+        let known = if expression == "messageExpression" { MESSAGE } else { POLICY };
+        check_all(&mut errors, &spec.get(list), expression, known, params);
     }
     errors
 }
@@ -81,6 +84,13 @@ mod tests {
         assert_eq!(wrong(fine), [""; 0]);
         assert_eq!(wrong(json!({"validations": [{"expression": "params.x"}]})), ["spec.validations[0].expression"]);
         assert_eq!(wrong(json!({"validations": [{"expression": "1 +"}]})), ["spec.validations[0].expression"]);
+        let asks = "authorizer.requestResource.check('x').allowed()";
+        assert_eq!(
+            wrong(json!({"validations": [{"expression": asks}], "matchConditions": [{"expression": asks}]})),
+            [""; 0]
+        );
+        let message = json!({"validations": [{"expression": "true", "messageExpression": asks}]});
+        assert_eq!(wrong(message), ["spec.validations[0].messageExpression"]);
         let condition = json!({"matchConditions": [{"expression": "variables.a"}]});
         assert_eq!(wrong(condition), ["spec.matchConditions[0].expression"]);
     }

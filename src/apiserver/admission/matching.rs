@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Operation, Request};
 use crate::apiserver::definitions::Table;
-use crate::apiserver::registry::{Place, encoding};
+use crate::apiserver::registry::Place;
 use crate::apiserver::status::ApiError;
 use crate::apiserver::target;
 use crate::kinds::admission::GROUP;
@@ -162,19 +162,6 @@ fn equivalents(custom: &Table, own: &'static dyn Kind) -> impl Iterator<Item = &
         info.storage == own.storage && (info.group, info.version) != (own.group, own.version)
     };
     target::served(custom).filter(is_equivalent)
-}
-
-/// An object of one kind, as another one that is a view of the same stored object.
-pub fn convert(from: &dyn Kind, to: &dyn Kind, object: &Value) -> Value {
-    if std::ptr::eq(from.info(), to.info()) || !object.is_object() {
-        return object.clone();
-    }
-    let mut converted = encoding::decode(to, &encoding::encode(from, object), 0).unwrap_or_else(|_| object.clone());
-    let version = &object["metadata"]["resourceVersion"];
-    if !version.is_null() {
-        kmeta::metadata_mut(&mut converted).insert("resourceVersion".to_owned(), version.clone());
-    }
-    converted
 }
 
 /// The labels of a request's namespace, looked up once.

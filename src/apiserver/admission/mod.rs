@@ -10,6 +10,7 @@
 //! requests only ([`Author`]), and never about the objects that configure them.
 
 pub mod author;
+mod authority;
 mod certificate_subject;
 mod claim_resize;
 mod conditions;
@@ -184,7 +185,7 @@ async fn mutate_by_others(
     object: &mut Value,
     plugins: &(dyn Fn(&mut Value) -> Result<(), ApiError> + Sync),
 ) -> Result<(), ApiError> {
-    if policies::mutate::mutate(in_force.mutating_policies.iter(), request, asker, object)? {
+    if policies::mutate::mutate(in_force.mutating_policies.iter(), request, asker, object).await? {
         plugins(object)?;
     }
     if in_force.mutating.is_empty() {
@@ -193,7 +194,7 @@ async fn mutate_by_others(
     let before = object.clone();
     webhooks::mutate(&in_force.mutating, request, asker, object, plugins).await?;
     let again = in_force.mutating_policies.iter().filter(|policy| policy.again);
-    if *object != before && policies::mutate::mutate(again, request, asker, object)? {
+    if *object != before && policies::mutate::mutate(again, request, asker, object).await? {
         plugins(object)?;
     }
     Ok(())
@@ -209,12 +210,12 @@ pub async fn validate(request: &Request<'_>, object: &Value) -> Result<(), ApiEr
         return Ok(());
     }
     let Through::Part(view) = asker.through else {
-        policies::validate(&in_force.policies, request, asker, object)?;
+        policies::validate(&in_force.policies, request, asker, object).await?;
         return Box::pin(webhooks::validate(&in_force.validating, request, asker, object)).await;
     };
     let (part, old) = (view.show(object), request.old.map(|old| view.show(old)));
     let shown = Request { old: old.as_ref(), ..*request };
-    policies::validate(&in_force.policies, &shown, asker, &part)?;
+    policies::validate(&in_force.policies, &shown, asker, &part).await?;
     Box::pin(webhooks::validate(&in_force.validating, &shown, asker, &part)).await
 }
 

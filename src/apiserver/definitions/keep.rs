@@ -143,6 +143,8 @@ async fn delete_all(registry: &Registry, kind: &'static dyn Kind) -> Result<bool
     let options = &options;
     futures::stream::iter(list()?.entries)
         .for_each_concurrent(CONCURRENCY, |entry| async move {
+            // In the version that it is stored in: its end waits for no webhook.
+            let kind = registry.as_written(kind, &entry.value).unwrap_or(kind);
             let place = Place { kind, namespace: "", name: "" };
             let Ok(object) = registry::decode(place, &entry) else { return };
             if is_deleting(&object) {

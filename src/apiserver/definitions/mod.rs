@@ -8,8 +8,11 @@
 //! Kinds are handed around as references that never end (see [`Custom`]), so a definition that says the
 //! same as before gets the same kind back, and what all of them may cost together is bounded.
 
+pub mod convert;
 pub mod keep;
 mod names;
+mod review;
+pub mod versions;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -23,6 +26,7 @@ use crate::kinds::custom::Custom;
 use crate::kinds::custom_resource_definition::holds;
 use crate::kinds::structural::Schema;
 use crate::kinds::{Kind, meta};
+use convert::{Converted, Converter};
 
 /// What all kinds that were ever made may cost, in bytes: some ten thousand definitions. What a definition
 /// says beyond it, other than its schema, is not served until the server starts anew.
@@ -33,6 +37,8 @@ const MAX_COST: usize = 64 << 20;
 pub struct Definitions {
     current: ArcSwap<Table>,
     made: Mutex<Made>,
+    /// Objects that a webhook has converted.
+    converted: Converted,
 }
 
 /// Every kind that was ever made, by what it says of itself.
@@ -40,6 +46,8 @@ pub struct Definitions {
 struct Made {
     kinds: HashMap<String, &'static Custom>,
     cost: usize,
+    /// How many converters were ever made.
+    converters: u64,
 }
 
 /// The custom kinds at one moment.
@@ -47,6 +55,8 @@ struct Made {
 pub struct Table {
     /// By group, version and resource, in the order of discovery.
     served: Vec<Served>,
+    /// Versions that are not served; objects may be stored in them.
+    hidden: Vec<Served>,
     by_resource: HashMap<(String, String, String), usize>,
     /// The OpenAPI documents that show them, made when somebody asks.
     pub documents: OnceLock<Documents>,
@@ -59,6 +69,8 @@ pub struct Served {
     pub schema: Value,
     /// Objects may no longer be made: the definition is being deleted.
     pub terminating: bool,
+    /// From and to the definition's other versions.
+    converter: Arc<Converter>,
     /// Ends the watches of this version when it changes or goes.
     retired: CancellationToken,
     /// Uid and generation of the definition.
@@ -88,7 +100,8 @@ impl Table {
 
     fn of_kind(&self, kind: &dyn Kind) -> Option<&Served> {
         let info = kind.info();
-        self.find(info.group, info.version, info.plural)
+        let served = self.find(info.group, info.version, info.plural);
+        served.or_else(|| self.hidden.iter().find(|hidden| hidden.kind.info() == info))
     }
 
     /// Ends when the kind changes or goes; none for a built-in kind, which does neither.
@@ -102,6 +115,35 @@ impl Table {
     pub fn is_terminating(&self, kind: &dyn Kind) -> bool {
         kind.custom().is_some() && self.of_kind(kind).is_none_or(|served| served.terminating)
     }
+}
+
+/// Uid and generation of a definition.
+fn state(definition: &Value) -> (String, i64) {
+    (meta::text(definition, "uid").to_owned(), meta::generation(definition))
+}
+
+/// One version of a definition, with its schema of now.
+fn serve(
+    definition: &Value,
+    version: &Value,
+    kind: &'static Custom,
+    converter: Arc<Converter>,
+    before: &Table,
+    revision: u64,
+    stop: &CancellationToken,
+) -> Served {
+    let schema = version["schema"]["openAPIV3Schema"].clone();
+    let known = before.of_kind(kind);
+    if known.is_none_or(|known| !std::ptr::eq(known.kind, kind) || known.schema != schema) {
+        let mut parsed = if schema.is_object() { Schema::parse(&schema) } else { Schema::anything() };
+        parsed.preserve_unknown |= definition["spec"]["preserveUnknownFields"] == true;
+        kind.set_schema(parsed, revision);
+    }
+    let of = state(definition);
+    let retired =
+        known.filter(|known| known.of == of).map_or_else(|| stop.child_token(), |known| known.retired.clone());
+    let terminating = holds(definition, "Terminating");
+    Served { kind, schema, terminating, converter, retired, of }
 }
 
 fn cancelled() -> CancellationToken {
@@ -119,17 +161,16 @@ impl Definitions {
     /// them; `stop` ends all watches with the server.
     fn rebuild(&self, definitions: &[Value], revision: u64, stop: &CancellationToken) {
         let before = self.current();
-        let mut served = Vec::new();
+        let (mut served, mut hidden) = (Vec::new(), Vec::new());
         for definition in definitions.iter().filter(|definition| holds(definition, "Established")) {
-            // No webhook is asked for conversions yet, and a version that was not converted would be false.
-            let converted = definition["spec"]["conversion"]["strategy"] == "Webhook";
-            for version in definition["spec"]["versions"].as_array().into_iter().flatten() {
-                if version["served"] == true
-                    && (!converted || version["storage"] == true)
-                    && let Some(one) = self.serve(definition, version, &before, revision, stop)
-                {
-                    served.push(one);
-                }
+            let versions = definition["spec"]["versions"].as_array().map_or(&[][..], Vec::as_slice);
+            let kinds: Vec<Option<&'static Custom>> =
+                versions.iter().map(|version| self.kind(definition, version)).collect();
+            let Some(converter) = self.converter(definition, versions, &kinds, &before) else { continue };
+            for (version, kind) in versions.iter().zip(kinds) {
+                let Some(kind) = kind else { continue };
+                let one = serve(definition, version, kind, converter.clone(), &before, revision, stop);
+                if version["served"] == true { served.push(one) } else { hidden.push(one) }
             }
         }
         served.sort_by_key(|served| {
@@ -141,7 +182,7 @@ impl Definitions {
             (info.group.to_owned(), info.version.to_owned(), info.plural.to_owned())
         };
         let by_resource = served.iter().enumerate().map(|(at, one)| (key(one), at)).collect();
-        let table = Arc::new(Table { served, by_resource, documents: OnceLock::new() });
+        let table = Arc::new(Table { served, hidden, by_resource, documents: OnceLock::new() });
         self.current.store(table.clone());
         for old in &before.served {
             let stays = table.of_kind(old.kind).is_some_and(|new| new.of == old.of);
@@ -151,27 +192,25 @@ impl Definitions {
         }
     }
 
-    fn serve(
+    /// What converts the objects of a definition: the same as before where it says the same. None where
+    /// the version that is stored has no kind.
+    fn converter(
         &self,
         definition: &Value,
-        version: &Value,
+        versions: &[Value],
+        kinds: &[Option<&'static Custom>],
         before: &Table,
-        revision: u64,
-        stop: &CancellationToken,
-    ) -> Option<Served> {
-        let kind = self.kind(definition, version)?;
-        let schema = version["schema"]["openAPIV3Schema"].clone();
-        let known = before.of_kind(kind);
-        if known.is_none_or(|known| !std::ptr::eq(known.kind, kind) || known.schema != schema) {
-            let mut parsed = if schema.is_object() { Schema::parse(&schema) } else { Schema::anything() };
-            parsed.preserve_unknown |= definition["spec"]["preserveUnknownFields"] == true;
-            kind.set_schema(parsed, revision);
+    ) -> Option<Arc<Converter>> {
+        let storage = versions.iter().position(|version| version["storage"] == true)?;
+        let storage = (*kinds.get(storage)?)?;
+        let kinds: Vec<&'static Custom> = kinds.iter().copied().flatten().collect();
+        let known = before.of_kind(storage).filter(|known| known.of == state(definition));
+        if let Some(known) = known.filter(|known| known.converter.is_between(&kinds)) {
+            return Some(known.converter.clone());
         }
-        let of = (meta::text(definition, "uid").to_owned(), meta::generation(definition));
-        let retired =
-            known.filter(|known| known.of == of).map_or_else(|| stop.child_token(), |known| known.retired.clone());
-        let terminating = holds(definition, "Terminating");
-        Some(Served { kind, schema, terminating, retired, of })
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.converters += 1;
+        Some(Arc::new(Converter::new(definition, kinds, storage, made.converters)))
     }
 
     /// The kind of the version that is stored, served or not; none where no name was ever accepted.

@@ -49,7 +49,7 @@ impl Registry {
         admission::admit(&request, &mut Value::Null)?;
         for _ in 0..ATTEMPTS {
             let entry = self.entry(place)?;
-            let old = self.read(place, &entry)?;
+            let old = self.read(place, &entry).await?;
             check_preconditions(place, options, &old)?;
             let request = Request { old: Some(&old), ..request };
             admission::review(&request, &mut Value::Null).await?;
@@ -62,10 +62,10 @@ impl Registry {
             };
             let was = Stored { bytes: entry.value.clone(), revision: entry.mod_revision };
             if options.dry_run {
-                return Ok(foresee(place, step, was));
+                return Ok(foresee(place, step, self.shown_one(place.kind, was).await?));
             }
             let (marked, then_remove) = match step {
-                Step::Nothing => return Ok(Deleted::Pending(was)),
+                Step::Nothing => return Ok(Deleted::Pending(self.shown_one(place.kind, was).await?)),
                 Step::Mark(object) => (Some(object), false),
                 Step::MarkAndRemove(object) => (Some(object), true),
                 Step::Remove => (None, true),
@@ -75,10 +75,14 @@ impl Registry {
                 self.allocator.on_delete(place.kind, &old);
                 return Ok(Deleted::Gone(Stored { bytes: entry.value, revision }));
             };
-            let bytes = encoding::encode(place.kind, &marked);
+            // What is stored in the version asked for stays in it, and its end asks no webhook.
+            let bytes = match encoding::version(&entry.value) == Some(place.info().version) {
+                true => encoding::encode(place.kind, &marked),
+                false => self.stored_form(place.kind, &marked).await?,
+            };
             let Some(revision) = self.write(place, &entry, Some(bytes.clone())).await? else { continue };
             if !then_remove {
-                return Ok(Deleted::Pending(Stored { bytes, revision }));
+                return Ok(Deleted::Pending(self.shown_one(place.kind, Stored { bytes, revision }).await?));
             }
             // Somebody may remove it between the two writes; then it is gone as well.
             let mut current = entry;

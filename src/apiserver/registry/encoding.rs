@@ -7,6 +7,12 @@
 //! of a typical object and hardly anybody reads them, so who asks for it gets the copy without them.
 //! Where two kinds show one stored object (both Events, both versions of autoscalers), one of them is the
 //! stored form; the other is parsed and converted ([`Kind::conversion`]).
+//!
+//! A custom resource says in front which version of its definition it was written in, because that may
+//! be another one tomorrow: `{"apiVersion":"v1","metadata":{…},…}`. Shown as that version it is copied,
+//! too; as another one it is parsed, and becomes what that version's schema says it is. Where a webhook
+//! converts, [`definitions::convert`](crate::apiserver::definitions::convert) has brought the bytes into
+//! the version that is asked for before they come here.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::{Map, Value};
@@ -16,6 +22,9 @@ use crate::store::Entry;
 
 /// What every stored value begins with.
 const HEAD: &[u8] = br#"{"metadata":{"#;
+/// What the value of a custom resource begins with, then its version, then [`VERSIONED_HEAD`].
+const VERSION: &[u8] = br#"{"apiVersion":""#;
+const VERSIONED_HEAD: &[u8] = br#"","metadata":{"#;
 /// What follows where fields have owners.
 const OWNERS: &[u8] = br#""managedFields":"#;
 
@@ -40,17 +49,48 @@ pub fn prefix(info: &KindInfo, namespace: &str) -> String {
     if namespace.is_empty() { format!("/registry/{storage}/") } else { format!("/registry/{storage}/{namespace}/") }
 }
 
-/// The bytes to store for `object`.
+/// The version that a stored custom resource was written in, and what follows its `{"metadata":{`.
+fn split_version(stored: &[u8]) -> Option<(&str, &[u8])> {
+    let rest = stored.strip_prefix(VERSION)?;
+    let (version, rest) = rest.split_at_checked(memchr::memchr(b'"', rest)?)?;
+    Some((std::str::from_utf8(version).ok()?, rest.strip_prefix(VERSIONED_HEAD)?))
+}
+
+/// The version that a stored custom resource was written in.
+pub fn version(stored: &[u8]) -> Option<&str> {
+    split_version(stored).map(|(version, _)| version)
+}
+
+/// What follows the stored value's `{"metadata":{`, where that is what `kind` shows.
+fn shown_as_stored<'a>(kind: &dyn Kind, stored: &'a [u8], revision: u64) -> Option<&'a [u8]> {
+    let Some(custom) = kind.custom() else {
+        return stored.strip_prefix(HEAD).filter(|_| kind.conversion().is_none());
+    };
+    let (version, rest) = split_version(stored)?;
+    (version == custom.info().version && custom.is_current(revision)).then_some(rest)
+}
+
+/// Whether `kind` shows an object as it is stored.
+pub fn is_shown_as_stored(kind: &dyn Kind, stored: &[u8], revision: u64) -> bool {
+    shown_as_stored(kind, stored, revision).is_some()
+}
+
+/// The bytes to store for `object`, in the form or version that is `kind`'s.
 pub fn encode(kind: &dyn Kind, object: &Value) -> Bytes {
+    let version = kind.custom().map(|custom| custom.info().version);
     match kind.conversion() {
-        Some(conversion) => write_stored(&conversion.to_stored(object.clone())),
-        None => write_stored(object),
+        Some(conversion) => write_stored(&conversion.to_stored(object.clone()), version),
+        None => write_stored(object, version),
     }
 }
 
-fn write_stored(object: &Value) -> Bytes {
+fn write_stored(object: &Value, version: Option<&str>) -> Bytes {
     let mut out = Vec::with_capacity(1024);
-    out.extend_from_slice(br#"{"metadata":"#);
+    match version {
+        // A version is a DNS label: nothing in it is to be escaped.
+        Some(version) => out.extend_from_slice(format!(r#"{{"apiVersion":"{version}","metadata":"#).as_bytes()),
+        None => out.extend_from_slice(br#"{"metadata":"#),
+    }
     let empty = Map::new();
     let fields = object.as_object().unwrap_or(&empty);
     let metadata = fields.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
@@ -100,7 +140,7 @@ pub fn decode(kind: &dyn Kind, stored: &[u8], revision: u64) -> Result<Value, se
             metadata.insert("resourceVersion".into(), revision.to_string().into());
         }
     }
-    if let Some(custom) = kind.custom().filter(|custom| !custom.is_current(revision)) {
+    if let Some(custom) = kind.custom().filter(|_| !is_shown_as_stored(kind, stored, revision)) {
         custom.bring_up(&mut object);
     }
     Ok(object)
@@ -119,11 +159,8 @@ pub struct Form {
 pub fn splice(kind: &dyn Kind, stored: &[u8], revision: u64, form: Form, out: &mut BytesMut) {
     let info = kind.info();
     let Form { typed, owners } = form;
-    let mut rest = match stored.strip_prefix(HEAD) {
-        Some(rest) if kind.conversion().is_none() && kind.custom().is_none_or(|custom| custom.is_current(revision)) => {
-            rest
-        }
-        _ => return splice_slowly(kind, stored, revision, form, out),
+    let Some(mut rest) = shown_as_stored(kind, stored, revision) else {
+        return splice_slowly(kind, stored, revision, form, out);
     };
     if !owners && let Some(list) = rest.strip_prefix(OWNERS) {
         rest = list.get(value_len(list)..).unwrap_or_default();

@@ -133,8 +133,9 @@ impl Registry {
     }
 
     /// The object of an entry, shared with others who look at it.
-    pub fn read(&self, place: Place<'_>, entry: &Entry) -> Result<Arc<Value>, ApiError> {
-        self.decoded.get(place.kind, &entry.value, entry.mod_revision).map_err(|error| unreadable(entry, error))
+    pub async fn read(&self, place: Place<'_>, entry: &Entry) -> Result<Arc<Value>, ApiError> {
+        let shown = self.shown_one(place.kind, Stored::from(entry)).await?;
+        self.decoded.get(place.kind, &shown.bytes, shown.revision).map_err(|error| unreadable(entry, error))
     }
 
     /// Creates `object`, whose `metadata.name` may still have to be generated.
@@ -148,7 +149,7 @@ impl Registry {
         place_in_namespace(kind, namespace, &mut object)?;
         kmeta::normalize(&mut object);
         kind.default(&mut object);
-        owners::track(kind, None, &mut object, &author.owner);
+        self.track(kind, None, &mut object, &author.owner).await?;
         let name = kmeta::text(&object, "name").to_owned();
         let place = Place { kind, namespace, name: &name };
         admission::wait_for_prerequisites(self, place, &object).await;
@@ -167,6 +168,10 @@ impl Registry {
             self.create_with_new_name(kind, namespace, &object, author).await?
         } else {
             self.create_once(kind, namespace, &mut object, author).await?
+        };
+        let stored = match author.dry_run {
+            true => self.shown_as_written(kind, stored).await?,
+            false => self.shown_one(kind, stored).await?,
         };
         if !author.dry_run {
             reservation.keep();
@@ -213,7 +218,7 @@ impl Registry {
         let place = Place { kind, namespace, name };
         let request = Request { registry: self, place, operation: Operation::Create, old: None, author };
         admission::validate(&request, object).await?;
-        let bytes = encoding::encode(kind, object);
+        let bytes = self.stored_form(kind, object).await?;
         if author.dry_run {
             return match self.store.get(&place.key()) {
                 Some(existing) => Err(already_exists(place, Some(&existing))),

@@ -14,7 +14,7 @@ use crate::kinds::Kind;
 /// The outline of a stored object, as `kind` shows it. Lists are there, and empty.
 pub fn outline(kind: &dyn Kind, stored: &[u8], revision: u64) -> Result<Value, serde_json::Error> {
     // What is shown in another form than it is stored in is read whole.
-    if kind.conversion().is_some() || kind.custom().is_some_and(|custom| !custom.is_current(revision)) {
+    if !encoding::is_shown_as_stored(kind, stored, revision) {
         return encoding::decode(kind, stored, revision);
     }
     let mut deserializer = serde_json::Deserializer::from_slice(stored);

@@ -5,9 +5,11 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::Registry;
 use super::encoding::api_version;
 use crate::apiserver::patch::apply::managers::same_but_for_times;
-use crate::apiserver::patch::apply::{Writer, track_update};
+use crate::apiserver::patch::apply::{Writer, track_across};
+use crate::apiserver::status::ApiError;
 use crate::kinds::meta as kmeta;
 use crate::kinds::{Kind, time};
 
@@ -37,16 +39,34 @@ impl Owner<'static> {
     }
 }
 
-/// Writes the owners into `new`, which has just been typed and defaulted; `old` is `None` on create.
-pub fn track(kind: &dyn Kind, old: Option<&Value>, new: &mut Value, owner: &Owner<'_>) {
-    let Owner::Updates { manager, subresource } = owner else { return };
-    let Some(model) = kind.model() else { return };
-    let (version, now) = (api_version(kind.info()), time::write(Timestamp::now()));
-    let writer =
-        Writer { manager, api_version: &version, subresource, reset: kind.reset_fields(subresource), now: &now };
-    match old {
-        Some(old) => track_update(&model, old, new, &writer),
-        None => track_update(&model, &model.empty(), new, &writer),
+impl Registry {
+    /// Writes the owners into `new`, which has just been typed and defaulted; `old` is `None` on create.
+    pub async fn track(
+        &self,
+        kind: &dyn Kind,
+        old: Option<&Value>,
+        new: &mut Value,
+        owner: &Owner<'_>,
+    ) -> Result<(), ApiError> {
+        let Owner::Updates { manager, subresource } = owner else { return Ok(()) };
+        let Some(model) = kind.model() else { return Ok(()) };
+        let (version, now) = (api_version(kind.info()), time::write(Timestamp::now()));
+        let writer =
+            Writer { manager, api_version: &version, subresource, reset: kind.reset_fields(subresource), now: &now };
+        let nothing = model.empty();
+        let (old, versions) = (old.unwrap_or(&nothing), self.versions(kind));
+        if !versions.is_needed() {
+            let _ = track_across(&model, old, new, &writer, &versions);
+            return Ok(());
+        }
+        loop {
+            let mut tracked = new.clone();
+            let done = track_across(&model, old, &mut tracked, &writer, &versions);
+            if done.is_ok() || !versions.find_out(self, kind).await? {
+                *new = tracked;
+                return Ok(());
+            }
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::encoding::{self, Stored};
+use super::encoding::Stored;
 use super::owners;
 use super::{Place, Registry, Written, meta, store_error};
 use crate::apiserver::admission::author::Author;
@@ -42,7 +42,7 @@ impl Registry {
     ) -> Result<Written, ApiError> {
         for _ in 0..ATTEMPTS {
             let entry = self.entry(place)?;
-            let old = self.read(place, &entry)?;
+            let old = self.read(place, &entry).await?;
             let mut new = change(&old)?;
             check_versions(place, &mut new, &old)?;
             let (warnings, reservation, _charge) = self.prepare(place, lane, author, &mut new, &old).await?;
@@ -50,7 +50,7 @@ impl Registry {
             let request = Request { registry: self, place, operation: Operation::Update, old: Some(&old), author };
             admission::validate(&request, &new).await?;
             owners::keep_times(&mut new, &old);
-            let bytes = encoding::encode(place.kind, &new);
+            let bytes = self.stored_form(place.kind, &new).await?;
             let goes = may_go(place, &new);
             let revision = if (bytes == entry.value && !goes) || author.dry_run {
                 entry.mod_revision
@@ -69,7 +69,12 @@ impl Registry {
             if revision > entry.mod_revision {
                 self.decoded.written(place.kind, new, revision);
             }
-            return Ok(Written { stored: Stored { bytes, revision }, warnings, created: false });
+            let stored = Stored { bytes, revision };
+            let stored = match author.dry_run || goes {
+                true => self.shown_as_written(place.kind, stored).await?,
+                false => self.shown_one(place.kind, stored).await?,
+            };
+            return Ok(Written { stored, warnings, created: false });
         }
         Err(place.stale())
     }
@@ -99,13 +104,13 @@ impl Registry {
         let nothing = (Vec::new(), self.allocator.nothing(), None);
         let request = Request { registry: self, place, operation: Operation::Update, old: Some(old), author };
         if lane == Lane::Server {
-            owners::track(place.kind, Some(old), new, &author.owner);
+            self.track(place.kind, Some(old), new, &author.owner).await?;
             admission::mutate_without_plugins(&request, new).await?;
             return Ok(nothing);
         }
         kmeta::normalize(new);
         place.kind.default(new);
-        owners::track(place.kind, Some(old), new, &author.owner);
+        self.track(place.kind, Some(old), new, &author.owner).await?;
         kmeta::prepare_update(new, old);
         if lane == Lane::Status {
             admission::mutate_without_plugins(&request, new).await?;

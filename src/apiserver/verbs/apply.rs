@@ -11,6 +11,7 @@ use super::update::check_place;
 use crate::apiserver::admission::author::Author;
 use crate::apiserver::codec::{Expected, FieldValidation, yaml};
 use crate::apiserver::options::WriteOptions;
+use crate::apiserver::patch::apply::versions::{Alike, Versions};
 use crate::apiserver::patch::apply::{self, ApplyError, Writer};
 use crate::apiserver::registry::Written;
 use crate::apiserver::registry::owners::Owner;
@@ -39,19 +40,26 @@ pub async fn apply(call: &Call, body: Body) -> Result<Response, ApiError> {
 async fn write(call: &Call, config: &Config<'_>, options: &WriteOptions) -> Result<Written, ApiError> {
     let registry = &call.server.registry;
     let reset = call.kind.reset_fields(&call.target.subresource);
+    let versions = registry.versions(call.kind);
     let applied = |old: &Value| {
-        let mut new = config.apply(old, options, &call.target.subresource, reset)?;
+        let mut new = config.apply_across(old, options, &call.target.subresource, reset, &versions)?;
         check_place(call, &mut new)?;
         call.guard(&new, Some(old))?;
         Ok(new)
     };
     let author = Author { owner: Owner::Told, ..call.author(options) };
-    for _ in 0..ATTEMPTS {
+    let mut attempts = 0;
+    while attempts < ATTEMPTS {
         let result = registry.update(call.place(), call.lane(), &author, &applied).await;
+        // It may have failed for want of something that is known now.
+        if result.is_err() && versions.find_out(registry, call.kind).await? {
+            continue;
+        }
         match result {
             Err(error) if error.reason() == "NotFound" && call.target.subresource.is_empty() => {}
             result => return result,
         }
+        attempts += 1;
         call.may_create()?;
         if registry.definitions.current().is_terminating(call.kind) {
             return Err(call.place().not_found());
@@ -130,10 +138,22 @@ impl<'a> Config<'a> {
         subresource: &str,
         reset: &[&[&str]],
     ) -> Result<Value, ApiError> {
+        self.apply_across(old, options, subresource, reset, &Alike)
+    }
+
+    /// The same to an object that has other versions.
+    fn apply_across(
+        &self,
+        old: &Value,
+        options: &WriteOptions,
+        subresource: &str,
+        reset: &[&[&str]],
+        versions: &dyn Versions,
+    ) -> Result<Value, ApiError> {
         let (version, now) = (self.expected.api_version(), time::write(Timestamp::now()));
         let manager = &options.field_manager;
         let writer = Writer { manager, api_version: &version, subresource, reset, now: &now };
-        apply::apply(&self.expected.model, old, &self.value, &writer, options.force).map_err(refused)
+        apply::apply_across(&self.expected.model, old, &self.value, &writer, options.force, versions).map_err(refused)
     }
 }
 
@@ -141,7 +161,7 @@ fn refused(error: ApplyError) -> ApiError {
     let message = error.to_string();
     match error {
         ApplyError::BadRequest(_) => ApiError::bad_request(message),
-        ApplyError::Failed(_) => ApiError::new(500, "", message),
+        ApplyError::Failed(_) | ApplyError::Unconverted => ApiError::new(500, "", message),
         ApplyError::Conflict(conflicts) => {
             let causes = conflicts
                 .listed

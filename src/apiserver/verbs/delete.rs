@@ -74,12 +74,14 @@ pub async fn collection(call: &Call, body: Body) -> Result<Response, ApiError> {
     let look = Look::of_objects(&call.headers, &call.query)?;
     let selection = ListOptions::from_query(&call.query, false)?;
     let options = read_options(call, body).await?;
-    let (items, meta) = list::collect(call, &selection)?;
+    let (items, meta) = list::collect(call, &selection, look.is_metadata()).await?;
     let registry = &call.server.registry;
     let (kind, options, author) = (call.kind, &options, &call.deleter(&options));
     futures::stream::iter(&items)
         .map(Ok::<_, ApiError>)
         .try_for_each_concurrent(CONCURRENCY, |item| async move {
+            // What is listed as it is stored is of the version that it is stored in.
+            let kind = registry.as_written(kind, &item.bytes).unwrap_or(kind);
             let object = encoding::decode(kind, &item.bytes, item.revision).map_err(ApiError::internal)?;
             let (namespace, name) = (kmeta::text(&object, "namespace"), kmeta::text(&object, "name"));
             match registry.delete(Place { kind, namespace, name }, options, author).await {

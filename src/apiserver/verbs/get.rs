@@ -9,7 +9,7 @@ use crate::apiserver::registry::encoding::Stored;
 use crate::apiserver::reply::Look;
 use crate::apiserver::status::ApiError;
 
-pub fn get(call: &Call) -> Result<Response, ApiError> {
+pub async fn get(call: &Call) -> Result<Response, ApiError> {
     let look = Look::of_objects(&call.headers, &call.query)?;
     let version = parse_version(call.query.get("resourceVersion"))
         .map_err(|why| ApiError::bad_request(format!("invalid resource version: {why}")))?;
@@ -18,5 +18,6 @@ pub fn get(call: &Call) -> Result<Response, ApiError> {
     if let Some(wanted) = version.filter(|wanted| *wanted > current) {
         return Err(ApiError::future_version(wanted, current));
     }
-    look.object(call.kind, StatusCode::OK, &Stored::from(&entry?), &[])
+    let shown = call.server.registry.shown_one(call.kind, Stored::from(&entry?)).await?;
+    look.object(call.kind, StatusCode::OK, &shown, &[])
 }

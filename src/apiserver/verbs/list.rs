@@ -22,20 +22,26 @@ use crate::store::{self, Entry};
 /// How many keys are looked at under one hold of the store's lock when a selector leaves most out.
 const SCAN_PAGE: usize = 2000;
 
-pub fn list(call: &Call) -> Result<Response, ApiError> {
+pub async fn list(call: &Call) -> Result<Response, ApiError> {
     let look = Look::of_objects(&call.headers, &call.query)?;
     let options = ListOptions::from_query(&call.query, false)?;
-    let (items, meta) = collect(call, &options)?;
+    let (items, meta) = collect(call, &options, look.is_metadata()).await?;
     look.list(call.kind, &items, &meta)
 }
 
-/// The objects that the options name, and what the list says of itself.
-pub fn collect(call: &Call, options: &ListOptions) -> Result<(Vec<Stored>, ListMeta), ApiError> {
+/// The objects that the options name, and what the list says of itself. Who looks at their metadata only
+/// may take them in whatever version they are stored in.
+pub async fn collect(
+    call: &Call,
+    options: &ListOptions,
+    metadata_only: bool,
+) -> Result<(Vec<Stored>, ListMeta), ApiError> {
     let selector = Selector::parse(call.kind, &options.label_selector, &options.field_selector)?;
     let start = start(call, options)?;
     let info = call.kind.info();
     let prefix = encoding::prefix(info, &call.target.namespace);
     let mut scan = Scan { call, selector: &selector, limit: options.limit, items: Vec::new() };
+    let as_stored = metadata_only && call.takes_any_version();
     let lookup = |after: Option<&str>, limit: usize, at: Option<u64>| {
         call.server.registry.store.list(&prefix, after, limit, at).map_err(|error| expired(error, &start))
     };
@@ -47,7 +53,9 @@ pub fn collect(call: &Call, options: &ListOptions) -> Result<(Vec<Stored>, ListM
         // All later pages show what the first one showed.
         at = Some(page.revision);
         let last = page.entries.last().map(|entry| entry.key.to_string());
-        let full_at = scan.take(&page.entries)?;
+        let (places, found): (Vec<usize>, Vec<Stored>) = scan.candidates(&page.entries).unzip();
+        let shown = if as_stored { found } else { call.server.registry.shown(call.kind, found).await? };
+        let full_at = scan.take(shown)?.and_then(|at| places.get(at).copied());
         let more = page.remaining > 0;
         let meta = |token: Option<&str>, remaining: usize| ListMeta {
             revision: page.revision,
@@ -75,11 +83,20 @@ struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    /// The index of the entry that filled the list.
-    fn take(&mut self, entries: &[Entry]) -> Result<Option<usize>, ApiError> {
-        for (index, entry) in entries.iter().enumerate() {
-            if self.wants(entry)? {
-                self.items.push(Stored::from(entry));
+    /// The entries that may be meant, with their places. The key ends in the name: most need no parsing
+    /// when one name is asked for.
+    fn candidates<'e>(&self, entries: &'e [Entry]) -> impl Iterator<Item = (usize, Stored)> + use<'e, '_> {
+        let name = self.selector.single_name();
+        let may_be = move |entry: &Entry| name.is_none_or(|name| entry.key.rsplit('/').next() == Some(name));
+        let entries = entries.iter().enumerate().filter(move |(_, entry)| may_be(entry));
+        entries.map(|(place, entry)| (place, Stored::from(entry)))
+    }
+
+    /// Takes those that match; says which of them filled the list.
+    fn take(&mut self, found: Vec<Stored>) -> Result<Option<usize>, ApiError> {
+        for (index, stored) in found.into_iter().enumerate() {
+            if self.wants(&stored)? {
+                self.items.push(stored);
                 if self.items.len() == self.limit {
                     return Ok(Some(index));
                 }
@@ -88,17 +105,11 @@ impl Scan<'_> {
         Ok(None)
     }
 
-    fn wants(&self, entry: &Entry) -> Result<bool, ApiError> {
+    fn wants(&self, stored: &Stored) -> Result<bool, ApiError> {
         if self.selector.is_empty() {
             return Ok(true);
         }
-        // The key ends in the name: most entries need no parsing when one name is asked for.
-        if let Some(name) = self.selector.single_name()
-            && entry.key.rsplit('/').next() != Some(name)
-        {
-            return Ok(false);
-        }
-        let object = outline(self.call.kind, &entry.value, entry.mod_revision).map_err(ApiError::internal)?;
+        let object = outline(self.call.kind, &stored.bytes, stored.revision).map_err(ApiError::internal)?;
         Ok(self.selector.matches(self.call.kind, &object))
     }
 }

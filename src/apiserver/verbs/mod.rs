@@ -140,6 +140,23 @@ impl Call {
         authorize(&self.server.registry.rights(), &self.user, &target).map(|_| ())
     }
 
+    /// Whether the client takes a custom resource in whatever version it is stored in.
+    fn takes_any_version(&self) -> bool {
+        self.kind.custom().is_some() && self.headers.contains_key(reply::ANY_VERSION)
+    }
+
+    /// Makes the request one for the version that its object is stored in, where the client takes any.
+    fn settle_version(&mut self) {
+        let of_one = matches!(&*self.target.verb, "get" | "patch" | "delete") && self.target.subresource.is_empty();
+        if of_one
+            && self.takes_any_version()
+            && let Some(entry) = self.server.registry.store.get(&self.place().key())
+            && let Some(written) = self.server.registry.as_written(self.kind, &entry.value)
+        {
+            self.kind = written;
+        }
+    }
+
     fn lane(&self) -> Lane {
         if self.target.subresource == "status" { Lane::Status } else { Lane::Main }
     }
@@ -176,7 +193,8 @@ pub async fn answer(call: Call, body: Body) -> Response {
 }
 
 /// Every verb and subresource that `target` lets through has its line here.
-async fn dispatch(call: Call, body: Body) -> Result<Response, ApiError> {
+async fn dispatch(mut call: Call, body: Body) -> Result<Response, ApiError> {
+    call.settle_version();
     if measured::serves(call.kind) {
         return measured::answer(&call).await;
     }
@@ -192,9 +210,9 @@ async fn dispatch(call: Call, body: Body) -> Result<Response, ApiError> {
         return Err(ApiError::new(405, "MethodNotAllowed", why).with_details(Details::default()));
     }
     match (&*target.verb, target.subresource.as_str()) {
-        ("get", "" | "status" | "approval") => get::get(&call),
-        ("list", "") => list::list(&call),
-        ("watch", "") => watch::watch(&call),
+        ("get", "" | "status" | "approval") => get::get(&call).await,
+        ("list", "") => list::list(&call).await,
+        ("watch", "") => watch::watch(&call).await,
         ("create", "") => create::create(&call, body).await,
         ("update", "" | "status") => update::update(&call, body).await,
         ("patch", "" | "status") if is_apply(content_type(&call.headers)) => apply::apply(&call, body).await,
@@ -209,7 +227,7 @@ async fn dispatch(call: Call, body: Body) -> Result<Response, ApiError> {
         ("get", "log") => log::log(&call).await,
         ("get", "proxy") => proxy::get(&call).await,
         ("get" | "create", "attach" | "exec" | "portforward") => stream::stream(call).await,
-        ("get", "scale") => scale::get(&call),
+        ("get", "scale") => scale::get(&call).await,
         ("update", "scale") => scale::update(&call, body).await,
         ("patch", "scale") => scale::patch(&call, body).await,
         _ => Err(ApiError::method_not_allowed()),

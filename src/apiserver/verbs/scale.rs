@@ -26,8 +26,8 @@ use crate::apiserver::status::ApiError;
 use crate::kinds::field::{Errors, Reason};
 use crate::kinds::{ScalePaths, meta as kmeta, time};
 
-pub fn get(call: &Call) -> Result<Response, ApiError> {
-    let object = call.server.registry.find(call.place()).ok_or_else(|| call.place().not_found())?;
+pub async fn get(call: &Call) -> Result<Response, ApiError> {
+    let object = call.server.registry.look(call.place()).await?.ok_or_else(|| call.place().not_found())?;
     let look = Look::plain(&call.headers, &call.query)?;
     Ok(look.value(StatusCode::OK, &view(&object, paths(call)?)))
 }

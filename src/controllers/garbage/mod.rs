@@ -21,7 +21,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Api;
 use kube::api::ApiResource;
-use kube::core::DynamicObject;
+use kube::core::{DynamicObject, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -29,14 +29,15 @@ use serde_json::{Value, json};
 use tokio::task::{AbortHandle, JoinSet};
 
 use self::graph::{Decision, Graph, Standing};
-use super::resources::{self, Discovered};
+use super::definitions::Definitions;
+use super::resources::{self, Discovered, METADATA};
 use crate::reconcile::{Cluster, ObjectKey, Queue, Recorder, ResourceType, Watched, Write, WriteError, work};
 
 /// Objects beside each other: a Deployment's thousand pods go in a few rounds.
 const WORKERS: usize = 64;
-/// How often new kinds are looked for.
+/// How often new kinds are looked for that no definition tells of: those of other API servers.
 const DISCOVER_EVERY: Duration = Duration::from_secs(30);
-/// After a failed discovery.
+/// After a failed discovery, or one that does not show what a definition promises.
 const DISCOVER_RETRY: Duration = Duration::from_millis(100);
 
 /// The collector. Keys of its queue are uids, as names in [`ObjectKey`].
@@ -57,18 +58,25 @@ pub(super) async fn run(cluster: Cluster) {
     let collector = Collector { cluster, recorder, queue, graph, kinds };
     let mut watched = collector.follow_shared();
     let mut tasks = JoinSet::new();
+    let definitions = Arc::new(Definitions::default());
+    let (discovery, custom) = (collector.clone(), definitions.clone());
+    tasks.spawn(async move { custom.follow(discovery.cluster.client().clone()).await });
     let discovery = collector.clone();
     tasks.spawn(async move {
         let mut dynamic = HashMap::new();
         loop {
             let wait = match discovery.discover(&mut watched, &mut dynamic).await {
-                Ok(()) => DISCOVER_EVERY,
+                Ok(found) if definitions.are_all_in(&found) => DISCOVER_EVERY,
+                Ok(_) => DISCOVER_RETRY,
                 Err(error) => {
                     tracing::debug!(%error, "garbage collection cannot learn the kinds yet");
                     DISCOVER_RETRY
                 }
             };
-            tokio::time::sleep(wait).await;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = definitions.changed() => {}
+            }
         }
     });
     let (queue, graph) = (collector.queue.clone(), collector.graph.clone());
@@ -140,7 +148,7 @@ impl Collector {
         &self,
         shared: &mut HashSet<ResourceType>,
         dynamic: &mut HashMap<ResourceType, WatchGuard>,
-    ) -> kube::Result<()> {
+    ) -> kube::Result<Vec<Discovered>> {
         let (found, failed) = resources::discover(self.cluster.client()).await?;
         lock(&self.kinds).extend(found.iter().map(|kind| (kind.id(), kind.clone())));
         // Events own nothing, and nothing owns them for long; they are most of the traffic.
@@ -155,10 +163,10 @@ impl Collector {
                 dynamic.insert(resource.clone(), WatchGuard(task.abort_handle()));
             }
         }
-        Ok(())
+        Ok(found)
     }
 
-    /// Watches a kind that nobody else in this process does.
+    /// Watches the metadata of a kind that nobody else in this process does.
     async fn watch(self, resource: ResourceType) {
         let api_resource = ApiResource {
             group: resource.group.to_string(),
@@ -168,7 +176,7 @@ impl Collector {
             plural: resource.plural.to_string(),
         };
         let resource = Arc::new(resource);
-        let api = Api::<DynamicObject>::all_with(self.cluster.client().clone(), &api_resource);
+        let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(self.cluster.client().clone(), &api_resource);
         let events = watcher(api, watcher::Config::default().streaming_lists()).backoff(Retry::default());
         let mut events = std::pin::pin!(events);
         let mut listed = HashSet::new();
@@ -225,7 +233,7 @@ impl Collector {
         let path = kind.resource.object_path(&ObjectKey::new(namespace, owner.name.as_str()));
         let what = format!("looking for the owner {} {}", kind.resource.plural, owner.name);
         let failed = |error| WriteError::Failed { what, source: Box::new(error) };
-        let request = match Request::get(path).body(Vec::new()) {
+        let request = match Request::get(path).header(http::header::ACCEPT, METADATA).body(Vec::new()) {
             Ok(request) => request,
             Err(error) => return Err(failed(kube::Error::HttpError(error))),
         };

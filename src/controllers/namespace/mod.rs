@@ -17,7 +17,7 @@ use kube::Client;
 use serde_json::{Value, json};
 
 use super::pods::elapsed;
-use super::resources::{self, Discovered};
+use super::resources::{self, Discovered, METADATA, METADATA_LIST};
 use crate::reconcile::{Cluster, ObjectKey, Queue, Recorder, Shared, Watched, Write, WriteError, delete_options, work};
 
 /// The finalizer that this controller removes.
@@ -171,11 +171,12 @@ async fn try_empty_resource(
     }
     let options = delete_options(None, None, None, Some("Background"));
     if resource.can(&["deletecollection"]) {
-        delete(client, &path, &options).await?;
+        delete(client, &path, METADATA_LIST, &options).await?;
     } else {
         for object in list(client, &path).await? {
             let name = object["metadata"]["name"].as_str().unwrap_or_default();
-            delete(client, &resource.resource.object_path(&ObjectKey::new(namespace, name)), &options).await?;
+            let path = resource.resource.object_path(&ObjectKey::new(namespace, name));
+            delete(client, &path, METADATA, &options).await?;
         }
     }
     for object in list(client, &path).await? {
@@ -188,11 +189,13 @@ async fn try_empty_resource(
     Ok(())
 }
 
-/// All objects of a collection.
+/// The metadata of all objects of a collection.
 async fn list(client: &Client, path: &str) -> kube::Result<Vec<Value>> {
     let (mut objects, mut more) = (Vec::new(), String::new());
     loop {
-        let request = Request::get(format!("{path}?limit={PAGE}{more}")).body(Vec::new());
+        let request = Request::get(format!("{path}?limit={PAGE}{more}"))
+            .header(http::header::ACCEPT, METADATA_LIST)
+            .body(Vec::new());
         let mut page: Value = client.request(request.map_err(kube::Error::HttpError)?).await?;
         if let Value::Array(items) = page["items"].take() {
             objects.extend(items);
@@ -208,8 +211,9 @@ async fn list(client: &Client, path: &str) -> kube::Result<Vec<Value>> {
 }
 
 /// Deletes an object or a collection; what is gone already is no failure.
-async fn delete(client: &Client, path: &str, options: &Value) -> kube::Result<()> {
+async fn delete(client: &Client, path: &str, accept: &str, options: &Value) -> kube::Result<()> {
     let request = Request::delete(path)
+        .header(http::header::ACCEPT, accept)
         .header(http::header::CONTENT_TYPE, "application/json")
         .body(json!(options).to_string().into_bytes())
         .map_err(kube::Error::HttpError)?;

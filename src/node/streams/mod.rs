@@ -3,7 +3,7 @@
 //! The API server passes the client's connection through as it is, so what is spoken here is spoken with
 //! the client itself: WebSockets, or SPDY/3.1 with clients older than those. A session ends with its
 //! command, with its client (who is asked now and then whether it is still there), after [`IDLE`] without
-//! a byte, and with the node. There are at most [`MAX_SESSIONS`] at a time; what each of them buffers is
+//! a byte, and with the node. There are at most `MAX_SESSIONS` at a time; what each of them buffers is
 //! bounded by its pipes.
 
 mod attach;

@@ -13,9 +13,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::matching::{self, Constraints, Labels};
+use super::matching::{Constraints, Labels};
 use super::webhooks::review;
-use super::{Asker, Request};
+use super::{Asker, Request, authority};
 use crate::apiserver::registry::Place;
 use crate::apiserver::status::{ApiError, Cause, Details};
 use crate::cel::{Scope, value};
@@ -110,7 +110,12 @@ struct Denial<'a> {
 }
 
 /// Lets the policies in force refuse `object`.
-pub fn validate(policies: &[Policy], request: &Request<'_>, asker: &Asker<'_>, object: &Value) -> Result<(), ApiError> {
+pub async fn validate(
+    policies: &[Policy],
+    request: &Request<'_>,
+    asker: &Asker<'_>,
+    object: &Value,
+) -> Result<(), ApiError> {
     let labels = Labels::new(request);
     let mut denial: Option<Denial<'_>> = None;
     for policy in policies {
@@ -118,18 +123,21 @@ pub fn validate(policies: &[Policy], request: &Request<'_>, asker: &Asker<'_>, o
         if !policy.constraints.selects(&labels, object, request.old)? {
             continue;
         }
-        let shown = |object: &Value| matching::convert(request.place.kind, kind, object);
+        let (registry, own) = (request.registry, request.place.kind);
+        let shown = registry.convert(own, kind, object).await?;
+        let old = registry.convert(own, kind, request.old.unwrap_or(&Value::Null)).await?;
         let mut scope = Scope::default();
-        scope.set("object", value::from_json(&shown(object)));
-        scope.set("oldObject", value::from_json(&request.old.map(shown).unwrap_or_default()));
+        scope.set("object", value::from_json(&shown));
+        scope.set("oldObject", value::from_json(&old));
         scope.set("request", value::from_json(&review::request(request, asker, kind, "")));
         scope.set("namespaceObject", value::from_json(&namespace(request)?));
+        scope.set("authorizer", authority::authorizer(request, asker, kind));
         let mut annotations: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for binding in &policy.bindings {
             if !binding.concerns(request, &labels, object)? {
                 continue;
             }
-            for decision in judge(policy, binding, request, &scope, &mut annotations) {
+            for decision in judge(policy, binding, request, &scope, &mut annotations).await {
                 act(policy, binding, asker, &decision);
                 if binding.actions.iter().any(|action| action == "Deny") {
                     denial.get_or_insert(Denial { policy: &policy.name, binding: &binding.name, decision });
@@ -144,14 +152,14 @@ pub fn validate(policies: &[Policy], request: &Request<'_>, asker: &Asker<'_>, o
 }
 
 /// What the policy objects to under a binding, with each of its parameters.
-fn judge(
+async fn judge(
     policy: &Policy,
     binding: &Binding,
     request: &Request<'_>,
     scope: &Scope,
     annotations: &mut BTreeMap<String, Vec<String>>,
 ) -> Vec<Decision> {
-    let params = match params::collect(request, policy.param_kind.as_ref(), &binding.param_ref) {
+    let params = match params::collect(request, policy.param_kind.as_ref(), &binding.param_ref).await {
         Ok(params) => params,
         Err(_) if policy.rules.ignores_failure() => return Vec::new(),
         Err(why) => return vec![Decision::misconfigured(format!("failed to configure binding: {why}"))],

@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use super::evaluate::{Begun, Expression, Rules};
 use super::{Binding, bound, namespace, param_kind, params, refuse_by};
-use crate::apiserver::admission::matching::{self, Constraints, Labels};
+use crate::apiserver::admission::matching::{Constraints, Labels};
 use crate::apiserver::admission::webhooks::review;
-use crate::apiserver::admission::{Asker, Request};
+use crate::apiserver::admission::{Asker, Request, authority};
 use crate::apiserver::codec::{Expected, FieldValidation};
 use crate::apiserver::patch::apply::{self, Writer};
 use crate::apiserver::patch::{self, PatchType};
@@ -65,7 +65,7 @@ impl MutatingPolicy {
 }
 
 /// Lets policies change `object`; whether one of them has.
-pub fn mutate<'a>(
+pub async fn mutate<'a>(
     policies: impl Iterator<Item = &'a MutatingPolicy>,
     request: &Request<'_>,
     asker: &Asker<'_>,
@@ -82,13 +82,7 @@ pub fn mutate<'a>(
             if !binding.concerns(request, &labels, object)? {
                 continue;
             }
-            let changed = params::collect(request, policy.param_kind.as_ref(), &binding.param_ref)
-                .map_err(|why| format!("failed to configure binding: {why}"))
-                .and_then(|params| {
-                    let step = |so_far: Value, param: &Value| policy.change(request, asker, kind, param, so_far);
-                    params.iter().try_fold(object.clone(), step)
-                });
-            match changed {
+            match policy.change_with_all(request, asker, kind, binding, object.clone()).await {
                 Ok(changed) => *object = changed,
                 Err(_) if policy.rules.ignores_failure() => {}
                 Err(why) => {
@@ -102,8 +96,24 @@ pub fn mutate<'a>(
 }
 
 impl MutatingPolicy {
+    /// What the mutations make of the object with each parameter of a binding.
+    async fn change_with_all(
+        &self,
+        request: &Request<'_>,
+        asker: &Asker<'_>,
+        kind: &'static dyn Kind,
+        binding: &Binding,
+        mut object: Value,
+    ) -> Result<Value, String> {
+        let params = params::collect(request, self.param_kind.as_ref(), &binding.param_ref).await;
+        for param in params.map_err(|why| format!("failed to configure binding: {why}"))? {
+            object = self.change(request, asker, kind, &param, object).await?;
+        }
+        Ok(object)
+    }
+
     /// What the mutations make of the object with one parameter.
-    fn change(
+    async fn change(
         &self,
         request: &Request<'_>,
         asker: &Asker<'_>,
@@ -114,29 +124,33 @@ impl MutatingPolicy {
         let own = request.place.kind;
         let expected = request.expected(asker, kind).map_err(|error| error.message().to_owned())?;
         let namespace = namespace(request).map_err(|error| error.message().to_owned())?;
-        let old = request.old.map(|old| matching::convert(own, kind, old)).unwrap_or_default();
+        let (registry, said) = (request.registry, |error: ApiError| error.message().to_owned());
+        let old = registry.convert(own, kind, request.old.unwrap_or(&Value::Null)).await.map_err(said)?;
         let mut object = object;
         for mutation in &self.mutations {
-            let shown = matching::convert(own, kind, &object);
-            let mut scope = Scope::default();
-            scope.set("object", value::from_json(&shown));
-            scope.set("oldObject", value::from_json(&old));
-            scope.set("request", value::from_json(&review::request(request, asker, kind, "")));
-            scope.set("namespaceObject", value::from_json(&namespace));
-            scope.set("params", value::from_json(param));
-            let mut at = match self.rules.begin(scope) {
-                Begun::Ready(at) => at,
-                Begun::NoConcern => return Ok(object),
-                Begun::Failed(why) => return Err(why),
+            let shown = registry.convert(own, kind, &object).await.map_err(said)?;
+            let changed = {
+                let mut scope = Scope::default();
+                scope.set("object", value::from_json(&shown));
+                scope.set("oldObject", value::from_json(&old));
+                scope.set("request", value::from_json(&review::request(request, asker, kind, "")));
+                scope.set("namespaceObject", value::from_json(&namespace));
+                scope.set("params", value::from_json(param));
+                scope.set("authorizer", authority::authorizer(request, asker, kind));
+                let mut at = match self.rules.begin(scope) {
+                    Begun::Ready(at) => at,
+                    Begun::NoConcern => return Ok(object),
+                    Begun::Failed(why) => return Err(why),
+                };
+                let (Mutation::Apply(expression) | Mutation::JsonPatch(expression)) = mutation;
+                let result = expression.eval(&mut at).map_err(|why| expression.failed(&why))?;
+                let result = value::to_json(&result).ok_or_else(|| expression.failed("it comes to no JSON"))?;
+                match mutation {
+                    Mutation::Apply(_) => merged(&expected, &shown, result)?,
+                    Mutation::JsonPatch(_) => patched(&expected, &shown, &result)?,
+                }
             };
-            let (Mutation::Apply(expression) | Mutation::JsonPatch(expression)) = mutation;
-            let result = expression.eval(&mut at).map_err(|why| expression.failed(&why))?;
-            let result = value::to_json(&result).ok_or_else(|| expression.failed("it comes to no JSON"))?;
-            let changed = match mutation {
-                Mutation::Apply(_) => merged(&expected, &shown, result),
-                Mutation::JsonPatch(_) => patched(&expected, &shown, &result),
-            };
-            let mut changed = matching::convert(kind, own, &changed?);
+            let mut changed = registry.convert(kind, own, &changed).await.map_err(said)?;
             if request.is_whole(asker) {
                 kmeta::normalize(&mut changed);
                 own.default(&mut changed);

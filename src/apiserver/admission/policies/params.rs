@@ -3,19 +3,22 @@
 use serde_json::Value;
 
 use crate::apiserver::admission::Request;
-use crate::apiserver::registry::{self, Place, encoding};
+use crate::apiserver::registry::Place;
+use crate::apiserver::registry::encoding::{self, Stored};
+use crate::apiserver::status::ApiError;
 use crate::apiserver::target;
 use crate::kinds::common::text;
 use crate::kinds::{Kind, selector};
 
 /// The objects with each of which the policy is to be evaluated; one null for a policy without
 /// parameters.
-pub fn collect(
+pub async fn collect(
     request: &Request<'_>,
     param_kind: Option<&(String, String)>,
     reference: &Value,
 ) -> Result<Vec<Value>, String> {
     let (Some((version, kind)), true) = (param_kind, reference.is_object()) else { return Ok(vec![Value::Null]) };
+    let said = |error: ApiError| error.message().to_owned();
     let custom = request.registry.definitions.current();
     let known = target::served(&custom).find(|known| {
         let info = known.info();
@@ -24,8 +27,10 @@ pub fn collect(
     let known = known.ok_or_else(|| format!("paramKind kind `{version}, Kind={kind}` not known"))?;
     let namespace = namespace(known, request.namespace(), text(reference, "/namespace"))?;
     let found = match text(reference, "/name") {
-        "" => selected(request, known, namespace, &reference["selector"])?,
-        name => request.registry.find(Place { kind: known, namespace, name }).into_iter().collect(),
+        "" => selected(request, known, namespace, &reference["selector"]).await?,
+        name => {
+            request.registry.look(Place { kind: known, namespace, name }).await.map_err(said)?.into_iter().collect()
+        }
     };
     if found.is_empty() && reference["parameterNotFoundAction"] == "Deny" {
         return Err("no params found for policy binding with `Deny` parameterNotFoundAction".to_owned());
@@ -46,7 +51,7 @@ fn namespace<'a>(kind: &dyn Kind, own: &'a str, said: &'a str) -> Result<&'a str
     }
 }
 
-fn selected(
+async fn selected(
     request: &Request<'_>,
     kind: &'static dyn Kind,
     namespace: &str,
@@ -54,7 +59,8 @@ fn selected(
 ) -> Result<Vec<Value>, String> {
     let prefix = encoding::prefix(kind.info(), namespace);
     let page = request.registry.store.list(&prefix, None, 0, None).map_err(|error| error.to_string())?;
-    let place = Place { kind, namespace, name: "" };
-    let objects = page.entries.iter().filter_map(|entry| registry::decode(place, entry).ok());
+    let stored = page.entries.iter().map(Stored::from).collect();
+    let shown = request.registry.shown(kind, stored).await.map_err(|error| error.message().to_owned())?;
+    let objects = shown.iter().filter_map(|stored| encoding::decode(kind, &stored.bytes, stored.revision).ok());
     Ok(objects.filter(|object| selector::matches(wanted, &object["metadata"]["labels"])).collect())
 }

@@ -15,8 +15,8 @@ use futures::future::join_all;
 use serde_json::Value;
 
 use super::conditions::{self, Condition, Outcome};
-use super::matching::{self, Constraints, Labels};
-use super::{Asker, Request};
+use super::matching::{Constraints, Labels};
+use super::{Asker, Request, authority};
 use crate::apiserver::codec::FieldValidation;
 use crate::apiserver::patch::{self, PatchType};
 use crate::apiserver::status::ApiError;
@@ -82,7 +82,8 @@ impl Webhook {
             return Ok(Some(kind));
         }
         let request = review::request(at.request, at.asker, kind, "");
-        let scope = conditions::scope(&request, object, at.request.old);
+        let mut scope = conditions::scope(&request, object, at.request.old);
+        scope.set("authorizer", authority::authorizer(at.request, at.asker, kind));
         match conditions::check(&self.conditions, &scope, &mut Budget::default()) {
             Outcome::Holds => Ok(Some(kind)),
             Outcome::Fails => Ok(None),
@@ -105,12 +106,16 @@ impl Webhook {
             return Err(ApiError::bad_request(why));
         }
         let uid = uuid::Uuid::new_v4().to_string();
-        let shown = |object: &Value| matching::convert(at.request.place.kind, kind, object);
+        let (registry, own) = (at.request.registry, at.request.place.kind);
+        let old = match at.request.old {
+            Some(old) => Some(registry.convert(own, kind, old).await?),
+            None => None,
+        };
         let question = review::question(
             self.version,
             review::request(at.request, at.asker, kind, &uid),
-            shown(object),
-            at.request.old.map(shown),
+            registry.convert(own, kind, object).await?,
+            old,
         );
         let asked = at.request.registry.webhooks.call(&self.client_config, &question, self.timeout).await;
         let verdict = asked.map_err(|error| format!("failed to call webhook: {error}")).and_then(|answer| {
@@ -157,13 +162,14 @@ impl Webhook {
             )));
         }
         let own = at.request.place.kind;
-        let before = matching::convert(own, kind, object);
+        let registry = at.request.registry;
+        let before = registry.convert(own, kind, object).await?;
         let expected = at.request.expected(at.asker, kind)?;
         let patched = patch::apply_as(&expected, &before, PatchType::Json, &patch, FieldValidation::Ignore);
         let patched = patched.map_err(|error| {
             ApiError::internal(format!("admission webhook {:?} sent a patch that does not apply: {error}", self.name))
         })?;
-        let mut changed = matching::convert(kind, own, &patched.object);
+        let mut changed = registry.convert(kind, own, &patched.object).await?;
         if at.request.is_whole(at.asker) {
             kmeta::normalize(&mut changed);
             own.default(&mut changed);

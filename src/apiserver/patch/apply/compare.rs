@@ -32,11 +32,11 @@ impl Comparison {
         self
     }
 
-    /// What is new or different, and what is gone.
-    pub fn into_changed_and_removed(self) -> (FieldSet, FieldSet) {
-        let mut changed = self.added;
+    /// What is new or different.
+    pub fn changed(&self) -> FieldSet {
+        let mut changed = self.added.clone();
         changed.unite(&self.modified);
-        (changed, self.removed)
+        changed
     }
 }
 

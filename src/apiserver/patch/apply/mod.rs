@@ -9,9 +9,9 @@
 //! Everything here is a pure function over JSON values and the schema table; the time comes in as
 //! text. How the types say what is a list by key, a set or one value is in [`shape`].
 //!
-//! Objects are compared at the version of the request. Upstream converts them to the version of each
-//! entry first; the few kinds that are served at two versions name their fields alike, so an entry of
-//! the other version is held against the same fields here.
+//! What a manager owns is compared at the version that it wrote in ([`versions`]). The few built-in kinds that
+//! are served at two versions name their fields alike, so there an entry of the other version is held
+//! against the same fields.
 
 pub mod compare;
 pub mod fields;
@@ -21,16 +21,17 @@ pub mod migrate;
 pub mod scale;
 pub mod set;
 pub mod shape;
+pub mod versions;
 
 use serde_json::Value;
 
 use crate::kinds::common::equal;
 use crate::kinds::model::Model;
-use compare::{Comparison, compare};
 use fields::{check, fields_of, with_structs};
 use managers::{Entry, Managers};
 use set::FieldSet;
 use shape::Place;
+use versions::{Alike, Changes, Unconverted, Version, Versions};
 
 /// The manager that gets what was there before anybody's fields were told apart.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
@@ -74,6 +75,9 @@ pub enum ApplyError {
     /// 409, with a cause for each.
     #[error("{}", conflict_text(.0))]
     Conflict(Conflicts),
+    /// Not known yet: what the object is in a version that somebody wrote in.
+    #[error("the object is not known in the version of one of its field managers")]
+    Unconverted,
 }
 
 /// The fields that other managers own.
@@ -169,18 +173,31 @@ fn strip(set: &mut FieldSet) {
 /// Writes into `new` who owns its fields, after an update of any sort but apply. `live` is the object
 /// before, or the empty object of its type where there was none.
 pub fn track_update<'s>(root: impl Into<Place<'s>>, live: &Value, new: &mut Value, writer: &Writer<'_>) {
+    // What is alike is always known.
+    let _ = track_across(root, live, new, writer, &Alike);
+}
+
+/// The same for an object that has other versions. `new` is to be thrown away where one is not known.
+pub fn track_across<'s>(
+    root: impl Into<Place<'s>>,
+    live: &Value,
+    new: &mut Value,
+    writer: &Writer<'_>,
+    versions: &dyn Versions,
+) -> Result<(), Unconverted> {
     let mut managers = managers_of_update(live, new, writer);
     let existed = live["metadata"]["uid"].is_string();
     // An object whose managers have been cleared stays without until somebody applies.
     if managers.is_empty() && existed {
-        return;
+        return Ok(());
     }
-    match compare(root, live, new) {
-        Ok(comparison) => take(&mut managers, comparison, writer),
+    match Changes::new(root.into(), live, new, writer, versions) {
+        Ok(mut changes) => take(&mut managers, &mut changes, writer)?,
         // An object whose list elements cannot be told apart has no field sets.
-        Err(_) => return,
+        Err(_) => return Ok(()),
     }
     put_managers(new, managers);
+    Ok(())
 }
 
 /// The managers that an update starts from; takes the list out of `new`. A client may write the list
@@ -213,22 +230,27 @@ fn is_reset(sent: &Value) -> bool {
 }
 
 /// Gives the writer what it changed, and takes it from everybody else.
-fn take(managers: &mut Managers, comparison: Comparison, writer: &Writer<'_>) {
-    let comparison = comparison.without(writer.reset);
-    if comparison.is_empty() {
-        return;
+fn take(managers: &mut Managers, changes: &mut Changes<'_>, writer: &Writer<'_>) -> Result<(), Unconverted> {
+    if changes.own().is_empty() {
+        return Ok(());
     }
-    let (mut taken, removed) = comparison.into_changed_and_removed();
     for entry in &mut managers.0 {
-        entry.fields.subtract(&taken);
-        entry.fields.subtract(&removed);
+        match changes.at(&entry.api_version)? {
+            Some(comparison) => {
+                entry.fields.subtract(&comparison.changed());
+                entry.fields.subtract(&comparison.removed);
+            }
+            None => entry.fields = FieldSet::default(),
+        }
     }
     managers.drop_empty();
+    let mut taken = changes.own().changed();
     strip(&mut taken);
     if !taken.is_empty() {
         managers.give(writer.entry(false, taken));
     }
     managers.cap();
+    Ok(())
 }
 
 fn put_managers(object: &mut Value, managers: Managers) {
@@ -248,6 +270,18 @@ pub fn apply(
     writer: &Writer<'_>,
     force: bool,
 ) -> Result<Value, ApplyError> {
+    apply_across(model, live, config, writer, force, &Alike)
+}
+
+/// The same to an object that has other versions.
+pub fn apply_across(
+    model: &Model,
+    live: &Value,
+    config: &Value,
+    writer: &Writer<'_>,
+    force: bool,
+    versions: &dyn Versions,
+) -> Result<Value, ApplyError> {
     let mut managers = Managers::stored(live["metadata"]["managedFields"].clone());
     let mut live = live.clone();
     if let Some(metadata) = live.get_mut("metadata").and_then(Value::as_object_mut) {
@@ -255,14 +289,15 @@ pub fn apply(
     }
     if managers.is_empty() {
         let before = Writer { manager: BEFORE_FIRST_APPLY, ..writer.clone() };
-        let first = compare(model, &model.empty(), &live).map_err(|fault| live_fault(&live, &fault))?;
-        take(&mut managers, first, &before);
+        let nothing = model.empty();
+        let first = Changes::new(model.into(), &nothing, &live, &before, &Alike);
+        take(&mut managers, &mut first.map_err(|fault| live_fault(&live, &fault))?, &before)?;
     }
     if !config["metadata"]["managedFields"].is_null() {
         return Err(ApplyError::BadRequest("metadata.managedFields must be nil".to_owned()));
     }
     check(model, config).map_err(|fault| config_fault(config, &fault))?;
-    let merge = Merging { root: model.into(), live: &live, config, writer };
+    let merge = Merging { root: model.into(), live: &live, config, writer, versions };
     let Merged { object: mut new, managers, taken } = merge.run(managers)?;
     if !force && !taken.is_empty() && !migrate::allows(model, &live, writer, &taken) {
         return Err(ApplyError::Conflict(Conflicts::new(&taken)));
@@ -311,6 +346,7 @@ struct Merging<'a> {
     live: &'a Value,
     config: &'a Value,
     writer: &'a Writer<'a>,
+    versions: &'a dyn Versions,
 }
 
 /// What comes of it if the manager has its way.
@@ -323,7 +359,7 @@ struct Merged {
 
 impl Merging<'_> {
     fn run(&self, mut managers: Managers) -> Result<Merged, ApplyError> {
-        let Self { root, live, config, writer } = *self;
+        let Self { root, live, config, writer, versions } = *self;
         let failed = |error: String| ApplyError::Failed(format!("failed to merge config: {error}"));
         let merged = merge::merge(root, live, config).map_err(failed)?;
         let set = writer.without_reset(fields_of(root, config).map_err(failed)?);
@@ -332,18 +368,21 @@ impl Merging<'_> {
         managers.put(entry.clone());
         let new = match &previous {
             Some(last) if !last.fields.is_empty() => {
-                let last = writer.without_reset(last.fields.clone());
-                prune(root, merged, &managers, &last).map_err(failed)?
+                let last = Entry { fields: writer.without_reset(last.fields.clone()), ..last.clone() };
+                self.prune(merged, &managers, &last)?
             }
             _ => merged,
         };
-        let comparison = compare(root, live, &new).map_err(failed)?.without(writer.reset);
-        let (changed, removed) = comparison.into_changed_and_removed();
+        let mut changes = Changes::new(root, live, &new, writer, versions).map_err(failed)?;
         let mut all_taken = Vec::new();
         for other in managers.0.iter_mut().filter(|other| !other.is_same(&entry)) {
-            let taken = other.fields.intersection(&changed);
+            let Some(comparison) = changes.at(&other.api_version)? else {
+                other.fields = FieldSet::default();
+                continue;
+            };
+            let taken = other.fields.intersection(&comparison.changed());
             other.fields.subtract(&taken);
-            other.fields.subtract(&removed);
+            other.fields.subtract(&comparison.removed);
             if !taken.is_empty() {
                 all_taken.push((other.shown(), taken));
             }
@@ -357,26 +396,66 @@ impl Merging<'_> {
         managers.drop_empty();
         Ok(Merged { object: new, managers, taken: all_taken })
     }
+
+    /// Takes out of `merged` what its manager had applied before (`last`) and nobody owns any more.
+    fn prune(&self, merged: Value, managers: &Managers, last: &Entry) -> Result<Value, ApplyError> {
+        let failed = |error: String| ApplyError::Failed(format!("failed to merge config: {error}"));
+        let at_last = self.at(&last.api_version, merged)?;
+        let root = at_last.root(self.root);
+        let last_fields = with_structs(root, &last.fields);
+        let mut pruned = merge::remove(root, &at_last.object, &last_fields);
+        // Owned by somebody, the new configuration included: back again. First what is owned at the same
+        // version: a conversion may need it.
+        let mut owned: Vec<(&str, FieldSet)> = vec![(&last.api_version, FieldSet::default())];
+        for entry in &managers.0 {
+            match owned.iter_mut().find(|(version, _)| *version == entry.api_version) {
+                Some((_, fields)) => fields.unite(&entry.fields),
+                None => owned.push((&entry.api_version, entry.fields.clone())),
+            }
+        }
+        for (version, owned) in owned {
+            let (Some(merged), Some(at)) = (self.at_other(version, &at_last.object)?, self.at_other(version, &pruned)?)
+            else {
+                continue;
+            };
+            let root = merged.root(self.root);
+            let mut gone = with_structs(root, &fields_of(root, &merged.object).map_err(failed)?);
+            gone.subtract(&with_structs(root, &fields_of(root, &at.object).map_err(failed)?));
+            gone.subtract(&with_structs(root, &owned));
+            pruned = merge::remove(root, &merged.object, &gone);
+        }
+        // Only what the manager itself had applied may go.
+        let pruned = self.at(&last.api_version, pruned)?;
+        let mut gone = with_structs(root, &fields_of(root, &at_last.object).map_err(failed)?);
+        gone.subtract(&with_structs(root, &fields_of(root, &pruned.object).map_err(failed)?));
+        let pruned = merge::remove(root, &at_last.object, &gone.intersection(&last_fields));
+        Ok(self.at(self.writer.api_version, pruned)?.object)
+    }
+
+    /// An object at a version; as it is where there is no such version.
+    fn at(&self, version: &str, object: Value) -> Result<Versioned, Unconverted> {
+        Ok(self.at_other(version, &object)?.unwrap_or(Versioned { model: None, object }))
+    }
+
+    fn at_other(&self, version: &str, object: &Value) -> Result<Option<Versioned>, Unconverted> {
+        Ok(match self.versions.at(version, object)? {
+            Version::Alike => Some(Versioned { model: None, object: object.clone() }),
+            Version::Gone => None,
+            Version::Other(model, object) => Some(Versioned { model: Some(model), object }),
+        })
+    }
 }
 
-/// Takes out of `merged` what its manager had applied before (`last`) and nobody owns any more.
-fn prune(root: Place<'_>, merged: Value, managers: &Managers, last: &FieldSet) -> Result<Value, String> {
-    let last = with_structs(root, last);
-    let pruned = merge::remove(root, &merged, &last);
-    let all = with_structs(root, &fields_of(root, &merged)?);
-    // Owned by somebody, the new configuration included: back again.
-    let mut owned = FieldSet::default();
-    for entry in &managers.0 {
-        owned.unite(&entry.fields);
+/// An object with what gives it its types, where that is not what gives them to the request's.
+struct Versioned {
+    model: Option<Model>,
+    object: Value,
+}
+
+impl Versioned {
+    fn root<'s>(&'s self, own: Place<'s>) -> Place<'s> {
+        self.model.as_ref().map_or(own, Place::from)
     }
-    let mut gone = all.clone();
-    gone.subtract(&with_structs(root, &fields_of(root, &pruned)?));
-    gone.subtract(&with_structs(root, &owned));
-    let pruned = merge::remove(root, &merged, &gone);
-    // Only what the manager itself had applied may go.
-    let mut gone = all;
-    gone.subtract(&with_structs(root, &fields_of(root, &pruned)?));
-    Ok(merge::remove(root, &merged, &gone.intersection(&last)))
 }
 
 #[cfg(test)]

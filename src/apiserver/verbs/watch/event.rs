@@ -38,17 +38,28 @@ pub struct Writer {
     selector: Selector,
     /// A Table's column definitions come with the first event only.
     first: bool,
+    /// The watcher takes objects in whatever version they are stored in.
+    as_stored: bool,
 }
 
 impl Writer {
-    pub fn new(kind: &'static dyn Kind, look: Look, selector: Selector) -> Self {
+    pub fn new(kind: &'static dyn Kind, look: Look, selector: Selector, as_stored: bool) -> Self {
         // A stream of events is lines of JSON, whatever else the client would take.
         let representation = Representation { yaml: false, pretty: false, ..look.representation };
-        Self { kind, look: Look { representation, ..look }, selector, first: true }
+        Self { kind, look: Look { representation, ..look }, selector, first: true, as_stored }
     }
 
     pub fn kind(&self) -> &'static dyn Kind {
         self.kind
+    }
+
+    pub fn takes_as_stored(&self) -> bool {
+        self.as_stored
+    }
+
+    /// Whether what an object was before a change matters to the watcher.
+    pub fn selects(&self) -> bool {
+        !self.selector.is_empty()
     }
 
     /// The line for an object that is there at the start; `None` when it is not selected.

@@ -32,7 +32,7 @@ use stream::Stream;
 /// spread over servers and time.
 const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
 
-pub fn watch(call: &Call) -> Result<Response, ApiError> {
+pub async fn watch(call: &Call) -> Result<Response, ApiError> {
     let look = Look::of_objects(&call.headers, &call.query)?;
     let options = ListOptions::from_query(&call.query, true)?;
     let mut selector = Selector::parse(call.kind, &options.label_selector, &options.field_selector)?;
@@ -41,10 +41,11 @@ pub fn watch(call: &Call) -> Result<Response, ApiError> {
     }
     // Not even upstream has a better answer to a version that is no number.
     let version = options.version().map_err(|why| ApiError::new(500, "", why))?;
-    let writer = Writer::new(call.kind, look, selector);
+    let as_stored = look.is_metadata() && call.takes_any_version();
+    let writer = Writer::new(call.kind, look, selector, as_stored);
     let deadline = Instant::now() + timeout(&options);
     let stream = match begin(call, &options, version, writer)? {
-        Some(begun) => begun.into_stream(&call.server, deadline, options.allow_bookmarks),
+        Some(begun) => begun.shown(&call.server).await?.into_stream(&call.server, deadline, options.allow_bookmarks),
         None => Stream::expired(version.unwrap_or(0), call.server.registry.store.revision()),
     };
     let mut response = Response::new(Body::from_stream(stream.into_chunks()));
@@ -71,11 +72,19 @@ struct Begun {
 }
 
 impl Begun {
+    /// Brings what is there already into the version that is watched.
+    async fn shown(mut self, server: &ApiServer) -> Result<Self, ApiError> {
+        if !self.writer.takes_as_stored() {
+            self.initial = server.registry.shown(self.writer.kind(), self.initial).await?;
+        }
+        Ok(self)
+    }
+
     fn into_stream(self, server: &ApiServer, deadline: Instant, bookmarks: bool) -> Stream {
         let Self { watch, writer, initial, revision, mark_end } = self;
         let retired = server.registry.definitions.current().retired(writer.kind());
-        let (changes, stop) = (server.changes.clone(), retired.unwrap_or_else(|| server.shutdown.clone()));
-        Stream::new(watch, writer, changes, stop, deadline, bookmarks).with_initial(initial, revision, mark_end)
+        let (server, stop) = (server.clone(), retired.unwrap_or_else(|| server.shutdown.clone()));
+        Stream::new(watch, writer, server, stop, deadline, bookmarks).with_initial(initial, revision, mark_end)
     }
 }
 

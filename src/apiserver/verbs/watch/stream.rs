@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,10 +11,10 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::event::{Writer, error_line};
-use super::shared::Changes;
+use crate::apiserver::ApiServer;
 use crate::apiserver::registry::encoding::Stored;
 use crate::apiserver::status::ApiError;
-use crate::store::{Error, Watch};
+use crate::store::{Change, Error, Watch};
 
 /// Upstream's pace. A quiet kind's watchers learn from bookmarks that they are not behind.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
@@ -30,7 +31,7 @@ pub struct Stream {
 struct Running {
     watch: Watch,
     writer: Writer,
-    changes: Changes,
+    server: ApiServer,
     /// The server stops, or the kind has changed. Made once, so that a step costs no registration.
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     initial: VecDeque<Stored>,
@@ -45,7 +46,7 @@ impl Stream {
     pub fn new(
         watch: Watch,
         writer: Writer,
-        changes: Changes,
+        server: ApiServer,
         stop: CancellationToken,
         deadline: Instant,
         bookmarks: bool,
@@ -53,7 +54,7 @@ impl Stream {
         let bookmark = bookmarks.then(|| next_bookmark(Instant::now(), deadline));
         let stop = Box::pin(stop.cancelled_owned());
         let (initial, end_of_initial) = (VecDeque::new(), None);
-        let running = Running { watch, writer, changes, stop, initial, end_of_initial, deadline, bookmark };
+        let running = Running { watch, writer, server, stop, initial, end_of_initial, deadline, bookmark };
         Self { running: Some(running), ready: VecDeque::new() }
     }
 
@@ -122,16 +123,32 @@ impl Running {
         tokio::select! {
             biased;
             change = self.watch.next() => match change {
-                Some(Ok(change)) => {
-                    let shared = self.changes.get(self.writer.kind(), change);
-                    self.writer.change(&shared).map_or(Step::Nothing, Step::Line)
-                }
+                Some(Ok(change)) => self.changed(change).await,
                 Some(Err(error)) => Step::End(Some(error_line(&lost(error)))),
                 // The store has been closed: clients watch again elsewhere, or after the restart.
                 None => Step::End(None),
             },
             () = &mut self.stop => Step::End(None),
             () = sleep_until(wake) => self.on_time(),
+        }
+    }
+
+    /// A change, in the version that is watched.
+    async fn changed(&mut self, change: Arc<Change>) -> Step {
+        let kind = self.writer.kind();
+        let shown = match self.writer.takes_as_stored() {
+            true => Ok(change),
+            false => tokio::select! {
+                shown = self.server.registry.shown_change(kind, change, self.writer.selects()) => shown,
+                () = &mut self.stop => return Step::End(None),
+            },
+        };
+        match shown {
+            Ok(change) => {
+                let shared = self.server.changes.get(kind, change);
+                self.writer.change(&shared).map_or(Step::Nothing, Step::Line)
+            }
+            Err(error) => Step::End(Some(error_line(&error))),
         }
     }
 
