@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 use serde_json::{Map, json};
 
+use super::compare::compare;
 use super::set::Step;
 use super::*;
 use crate::kinds::schema::{Type, conform::conform, lookup};
