@@ -60,3 +60,13 @@ pub fn stop_with_supervisor(stop: CancellationToken) -> impl Future<Output = ()>
         }
     }
 }
+
+/// Each connection and each pod's listener is a file descriptor: take as many as the system allows.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open files; many clients or pods may not fit");
+    }
+}

@@ -63,7 +63,7 @@ pub async fn serve(
     called: Option<impl Future<Output = ()>>,
     stop: CancellationToken,
 ) -> Result<()> {
-    raise_file_limit();
+    super::raise_file_limit();
     create_private_dir(&options.data_dir)?;
     let member = tokio::select! { member = become_member(&options) => member?, () = stop.cancelled() => return Ok(()) };
     let tls = NodeTls {
@@ -161,14 +161,4 @@ async fn become_member(options: &NodeOptions) -> Result<Membership> {
         pause = (pause * 2).min(Duration::from_secs(2));
     }
     join(&options.server, token, &options.name, &[options.address], &options.data_dir).await
-}
-
-/// Each pod's listener and each connection is a file descriptor: take as many as the system allows.
-fn raise_file_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "cannot raise the limit of open files; many pods may not fit");
-    }
 }

@@ -89,6 +89,7 @@ pub use image_gc::ImageGc;
 use presence::Presence;
 use routes::Routes;
 use server::NodeApi;
+pub use streams::spdy;
 
 /// How long requests in flight may take when the node stops.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
