@@ -104,8 +104,7 @@ pub async fn serve(
         image_gc: options.image_gc,
         pod_cidr: member.joined.pod_cidr.into(),
         bridged,
-        // The tenth address, as elsewhere.
-        dns: bridged.and_then(|_| member.joined.service_cidr.hosts().nth(9)).map(IpAddr::V4),
+        dns: bridged.and_then(|_| member.joined.service_cidr.hosts().nth(crate::node::DNS_HOST)).map(IpAddr::V4),
         address: options.address,
         listen: SocketAddr::new(options.address, options.port),
         ingress: options.ingress,
