@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::compare::{Comparison, compare};
 use super::shape::Place;
-use super::{ApplyError, Writer};
+use super::{ApplyError, NOBODYS, Writer};
 use crate::kinds::model::Model;
 
 /// An object in the other versions of its kind.
@@ -80,7 +80,9 @@ impl<'a> Changes<'a> {
 
     /// Whether all that changes is of the metadata that no conversion may touch.
     fn is_alike_everywhere(&self) -> bool {
-        self.own.clone().without(SAME_EVERYWHERE).is_empty()
+        let nobodys = NOBODYS.iter().map(|name| ["metadata", *name]);
+        let left = self.own.clone().without(SAME_EVERYWHERE);
+        nobodys.fold(left, |left, field| left.without(&[&field])).is_empty()
     }
 
     /// What changes in another version; `None` where it is gone, or knows no such object.
