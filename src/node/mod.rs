@@ -93,6 +93,7 @@ pub use image_gc::ImageGc;
 use presence::Presence;
 use routes::Routes;
 use server::NodeApi;
+pub use streams::spdy;
 
 /// The tenth address of those of Services, as elsewhere.
 pub const DNS_HOST: usize = 9;
