@@ -48,9 +48,13 @@ pub(super) fn route(
     }
     match find_address(table, caller, to.ip(), to.port()) {
         Destination::Inside(port) => endpoint(caller, &port, admits),
-        // This machine's own services are not the outside, whatever a pod may call there.
-        Destination::Outside(host, _) if allows(&host) && is_outside(to.ip()) => admits(to).map(|()| to),
-        Destination::Outside(host, _) | Destination::NoService(host) => Err(not_allowed(caller, &host)),
+        Destination::Outside(host, _) => {
+            // Before the pod's owner is asked: a name that was looked up may allow what this does not.
+            admits(to)?;
+            // This machine's own services are not the outside, whatever a pod may call there.
+            if allows(&host) && is_outside(to.ip()) { Ok(to) } else { Err(not_allowed(caller, &host)) }
+        }
+        Destination::NoService(host) => Err(not_allowed(caller, &host)),
         Destination::NoPort(why) => Err(OutboundError::Refused(why)),
     }
 }
@@ -153,9 +157,10 @@ mod tests {
         };
         let pods = ["127.64.0.1", "127.64.0.2"];
         let ports = json!([{ "name": "p", "port": 6379, "targetPort": 8080 }]);
+        let with_dns = json!([ports[0], { "name": "dns", "port": 53, "protocol": "UDP" }]);
         let objects = Objects {
             services: &[
-                service("cart", json!({ "clusterIP": "127.96.0.9", "clusterIPs": ["127.96.0.9"], "ports": ports })),
+                service("cart", json!({ "clusterIP": "127.96.0.9", "clusterIPs": ["127.96.0.9"], "ports": with_dns })),
                 service("empty", json!({ "clusterIP": "127.96.0.10", "ports": ports })),
                 service("api", json!({ "clusterIP": "127.96.0.1", "ports": [{ "name": "p", "port": 443 }] })),
                 service("peers", json!({ "clusterIP": "None", "ports": ports })),
@@ -205,11 +210,17 @@ mod tests {
             let error = tcp(to).expect_err(to);
             assert!(error.contains(why), "{to}: {error}");
         }
+        // A policy is the last word on hosts outside, whatever a name has allowed.
+        let shut = |_| Err(OutboundError::Refused("a policy".to_owned()));
+        let to = "192.0.2.8:443".parse().expect("an address");
+        let outside = route(&table, &caller(), to, Transport::Tcp, |_| false, shut);
+        assert!(matches!(outside, Err(OutboundError::Refused(_))), "{outside:?}");
         for (to, goes) in [
             ("127.64.0.2:53", true),
             ("127.64.0.9:53", true),
             ("127.0.0.1:53", false),
             ("127.96.0.9:6379", false),
+            ("127.96.0.9:53", true),
             ("192.0.2.7:53", false),
         ] {
             assert_eq!(routed(to, Transport::Udp).is_ok(), goes, "{to}");

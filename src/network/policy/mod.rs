@@ -199,31 +199,22 @@ impl Policies {
     }
 
     fn openings_of(&self, rule: &Rule, callee: Option<IpAddr>) -> Vec<Opening> {
-        let Some(peers) = &rule.peers else {
-            let anybody = ["0.0.0.0/0", "::/0"].iter().filter_map(|all| all.parse().ok()).collect();
-            let mut openings =
-                vec![Opening { peers: anybody, except: Vec::new(), ports: self.open_ports(rule, callee) }];
-            // A name means something only of pods that have it.
-            if callee.is_none() && rule.has_names() {
-                let named = self.named_ports.keys();
-                openings.extend(named.map(|ip| Opening::of(*ip, self.open_ports(rule, Some(*ip)))));
+        let ports = self.open_ports(rule, callee);
+        let opening =
+            |peers: Vec<IpNet>, except: &[IpNet]| Opening { peers, except: except.to_vec(), ports: ports.clone() };
+        let mut openings: Vec<Opening> = match &rule.peers {
+            None => vec![opening(["0.0.0.0/0", "::/0"].iter().filter_map(|all| all.parse().ok()).collect(), &[])],
+            Some(peers) => {
+                let blocks = peers.blocks.iter().map(|block| opening(vec![block.cidr], &block.except));
+                // In one order, so that the same rules are the same list.
+                let pods = sorted(peers.pods.iter().copied());
+                blocks.chain([opening(pods.into_iter().map(IpNet::from).collect(), &[])]).collect()
             }
-            return openings;
         };
-        let blocks = peers.blocks.iter().map(|block| Opening {
-            peers: vec![block.cidr],
-            except: block.except.clone(),
-            ports: self.open_ports(rule, callee),
-        });
-        let mut openings: Vec<Opening> = blocks.collect();
-        let mut pods: Vec<IpAddr> = peers.pods.iter().copied().collect();
-        // In one order, so that the same rules are the same list.
-        pods.sort_unstable();
+        // Of those who may be called each has its own numbers for names.
         if callee.is_none() && rule.has_names() {
-            openings.extend(pods.into_iter().map(|ip| Opening::of(ip, self.open_ports(rule, Some(ip)))));
-        } else if !pods.is_empty() {
-            let peers = pods.into_iter().map(IpNet::from).collect();
-            openings.push(Opening { peers, except: Vec::new(), ports: self.open_ports(rule, callee) });
+            let named = sorted(self.named_ports.keys().copied().filter(|ip| rule.has_peer(*ip)));
+            openings.extend(named.into_iter().map(|ip| Opening::of(ip, self.open_ports(rule, Some(ip)))));
         }
         openings
     }
@@ -253,11 +244,8 @@ impl Policies {
     }
 
     fn lets(&self, rule: &Rule, peer: IpAddr, to: SocketAddr, transport: Transport) -> bool {
-        let peers = rule
-            .peers
-            .as_ref()
-            .is_none_or(|peers| peers.pods.contains(&peer) || peers.blocks.iter().any(|block| block.contains(peer)));
-        peers && rule.ports.as_ref().is_none_or(|ports| ports.iter().any(|port| self.is_port(port, to, transport)))
+        rule.has_peer(peer)
+            && rule.ports.as_ref().is_none_or(|ports| ports.iter().any(|port| self.is_port(port, to, transport)))
     }
 
     fn is_port(&self, port: &Ports, to: SocketAddr, transport: Transport) -> bool {
@@ -275,7 +263,19 @@ impl Policies {
     }
 }
 
+fn sorted(ips: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let mut ips: Vec<IpAddr> = ips.collect();
+    ips.sort_unstable();
+    ips
+}
+
 impl Rule {
+    fn has_peer(&self, ip: IpAddr) -> bool {
+        self.peers
+            .as_ref()
+            .is_none_or(|peers| peers.pods.contains(&ip) || peers.blocks.iter().any(|block| block.contains(ip)))
+    }
+
     fn has_names(&self) -> bool {
         self.ports.iter().flatten().any(|port| matches!(port.which, Which::Named(_)))
     }

@@ -95,14 +95,15 @@ impl PodNetwork {
             SocketAddrUse::UdpReceive => self.speaks(address, self.admits(address, Transport::Udp)).await,
             // A wildcard without a port is what the system binds by itself before it connects outside.
             SocketAddrUse::TcpBind => self.may_bind(address),
-            SocketAddrUse::UdpBind => {
+            SocketAddrUse::UdpBind if self.may_bind(address) => {
                 self.bound.add(address.port());
-                self.may_bind(address)
+                true
             }
-            SocketAddrUse::TcpListen => {
+            SocketAddrUse::TcpListen if address.ip() == self.own() => {
                 self.listening.add(address.port());
-                address.ip() == self.own()
+                true
             }
+            SocketAddrUse::UdpBind | SocketAddrUse::TcpListen => false,
             SocketAddrUse::TcpConnect => self.route(address, Transport::Tcp).await == Ok(address),
             SocketAddrUse::UdpSend => {
                 let routed = async { self.route(address, Transport::Udp).await == Ok(address) };
@@ -324,6 +325,10 @@ mod tests {
             }
         }
 
+        async fn admits(&self, _: &Caller, _: SocketAddr, port: u16, _: Transport) -> bool {
+            port != 81
+        }
+
         async fn resolve(&self, _: &Caller, _: &str) -> Result<Named, OutboundError> {
             Err(OutboundError::UnknownHost(String::new()))
         }
@@ -377,6 +382,18 @@ mod tests {
             network.talks.note(SocketAddr::from(([192, 0, 2, 2], port)));
         }
         assert!(!permits("192.0.2.1:1234", UdpSend), "the oldest is forgotten");
+    }
+
+    #[test]
+    fn who_comes_is_let_in_where_the_network_says() {
+        use SocketAddrUse::{TcpAccept, TcpListen, UdpBind, UdpReceive};
+        let network = network();
+        let permits = |address: &str, usage| block_on(network.permits(address.parse().unwrap(), usage));
+        assert!(permits("127.64.0.9:80", TcpListen) && permits("127.64.0.9:80", UdpBind));
+        assert!(permits("192.0.2.1:1000", TcpAccept) && permits("192.0.2.1:1000", UdpReceive));
+        assert!(permits("127.64.0.9:81", TcpListen) && permits("127.64.0.9:81", UdpBind));
+        assert!(!permits("192.0.2.1:1001", TcpAccept), "the kernel knows no such connection");
+        assert!(!permits("192.0.2.1:1001", UdpReceive) && permits("192.0.2.1:1000", UdpReceive), "it goes on");
     }
 
     #[test]
