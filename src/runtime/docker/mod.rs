@@ -19,6 +19,8 @@
 //! | `logs`, `exec`, `usage` | what it says, what else is run in it, what it uses |
 //! | `image` | the engine's images, and which of them were pulled for this node |
 //! | `network` | the bridge |
+//! | `inside` | connections from within a pod's network |
+//! | `cgroup` | the limits of a pod as a whole |
 //! | `pause` | the program of infrastructure containers, in machine code |
 //!
 //! The engine may be absent, stop, or be another version tomorrow. What it is asked fails meanwhile, with
@@ -26,10 +28,12 @@
 //! the node's process ends the containers run on; the next finds them by their names, and goes on behind the
 //! last line that was heard.
 
+mod cgroup;
 mod container;
 mod engine;
 mod exec;
 mod image;
+mod inside;
 mod logs;
 mod network;
 mod pause;
@@ -46,12 +50,13 @@ use std::time::SystemTime;
 use bollard::query_parameters::{ListContainersOptionsBuilder, StopContainerOptionsBuilder};
 use futures::StreamExt as _;
 use ipnet::Ipv4Net;
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::engine::{Engine, Failure, OWNER};
 use self::image::Images;
 use self::sandbox::DockerSandbox;
-use super::{Image, ImageError, ImageSource, ImageStore, Nature, Runtime, Sandbox, SandboxSpec, StartError};
+use super::{Health, Image, ImageError, ImageSource, ImageStore, Nature, Runtime, Sandbox, SandboxSpec, StartError};
 
 pub use self::network::gateway;
 
@@ -77,7 +82,7 @@ pub struct DockerConfig {
 pub struct DockerRuntime {
     shared: Arc<Shared>,
     leave_running: bool,
-    _tasks: [AbortOnDropHandle<()>; 3],
+    _tasks: [AbortOnDropHandle<()>; 4],
 }
 
 /// What all pods of the runtime share.
@@ -92,6 +97,8 @@ struct Shared {
     doomed: Mutex<HashSet<String>>,
     /// The engine may not let containers survive others when memory is short.
     no_precedence: AtomicBool,
+    /// Whether the engine's control groups are systemd's; asked once.
+    systemd: tokio::sync::OnceCell<bool>,
 }
 
 impl DockerRuntime {
@@ -111,11 +118,13 @@ impl DockerRuntime {
             lives: usage::Lives::default(),
             doomed: Mutex::default(),
             no_precedence: AtomicBool::new(false),
+            systemd: tokio::sync::OnceCell::new(),
             engine,
         });
         let weak = Arc::downgrade(&shared.engine);
         let tasks = [
             tokio::spawn(Engine::listen(weak.clone())),
+            tokio::spawn(Engine::examine(weak.clone())),
             tokio::spawn(usage::run(weak, shared.lives.clone())),
             tokio::spawn(finish_off(shared.clone())),
         ];
@@ -147,7 +156,11 @@ impl Runtime for DockerRuntime {
     }
 
     fn nature(&self) -> Nature {
-        Nature { own_network: true, outlives_process: true, mounts_files: true }
+        Nature { own_network: true, outlives_process: true, mounts_files: true, has_processes: true }
+    }
+
+    fn health(&self) -> Option<watch::Receiver<Health>> {
+        Some(self.shared.engine.health())
     }
 
     fn images(&self) -> Option<&dyn ImageStore> {
@@ -227,6 +240,7 @@ impl Shared {
         match removed.await {
             Ok(true) => {
                 self.doomed.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+                cgroup::remove(self.engine.owner(), uid);
                 let _ = tokio::fs::remove_dir_all(self.files_of(uid)).await;
             }
             Ok(false) => {}

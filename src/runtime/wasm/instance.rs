@@ -8,6 +8,7 @@ use wasmtime::{Engine, Store, UpdateDeadline};
 use super::super::{Container, ContainerSpec, Sandbox, SandboxSpec, StartError};
 use super::blobstore::BlobStore;
 use super::command::{CommandContainer, Script};
+use super::cpu::Limit;
 use super::guest::{Granted, Surroundings};
 use super::http::HttpContainer;
 use super::images::made_here;
@@ -29,6 +30,7 @@ pub struct WasmSandbox {
     spec: SandboxSpec,
     caller: Arc<Caller>,
     memory: Arc<Account>,
+    cpu: Option<Arc<Limit>>,
     stores: Stores,
     /// For containers that neither have a limit nor share one with their pod.
     default_memory_limit: u64,
@@ -40,6 +42,7 @@ impl WasmSandbox {
         let caller = Caller { namespace: spec.namespace.as_str().into(), pod: spec.name.as_str().into(), ip: spec.ip };
         let memory = Arc::new(Account::new(Scope::Pod, spec.memory_limit));
         Self {
+            cpu: spec.cpu_limit_millis.map(Limit::new),
             spec,
             caller: Arc::new(caller),
             stores: Stores::new(memory.clone()),
@@ -71,7 +74,7 @@ impl Sandbox for WasmSandbox {
         }
         let limit = spec.memory_limit.or(self.spec.memory_limit.is_none().then_some(self.default_memory_limit));
         let memory = Arc::new(Account::new(Scope::Container, limit));
-        let life = Life::begin(image.host.clone(), memory.clone(), spec);
+        let life = Life::begin(image.host.clone(), memory.clone(), self.cpu.clone(), spec);
         let blobs =
             spec.grants.blobstore.as_ref().map(|directory| BlobStore::open(directory, &spec.mounts)).transpose()?;
         let keyvalue = match &spec.grants.keyvalue {
