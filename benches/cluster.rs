@@ -2,15 +2,19 @@
 //!
 //! `cargo bench --bench cluster` measures everything; `cargo bench --bench cluster -- heal kill` only
 //! the sections named: `start`, `apply`, `thousand`, `density`, `live`, `neighbour`, `heal`, `kill`,
-//! `crash`, `requests`, `docker`. Each starts a cluster of its own, on free ports, in a directory of its own. Nothing is asserted: the goals are printed beside
+//! `crash`, `requests`, `docker`, `api`. Each starts a cluster of its own, on free ports, in a directory of its own. Nothing is asserted: the goals are printed beside
 //! the figures. `requests` needs `wrk` and `wasmtime` on the PATH, and says so when they are missing.
 
+#[path = "cluster/api.rs"]
+mod api;
 #[path = "cluster/dense.rs"]
 mod dense;
 #[path = "cluster/docker.rs"]
 mod docker;
 #[path = "cluster/harness.rs"]
 mod harness;
+#[path = "cluster/load.rs"]
+mod load;
 #[path = "cluster/sections.rs"]
 mod sections;
 
@@ -32,6 +36,7 @@ const SECTIONS: &[Section] = &[
     Section { name: "crash", run: sections::crash },
     Section { name: "requests", run: sections::requests },
     Section { name: "docker", run: docker::docker },
+    Section { name: "api", run: api::api },
 ];
 
 fn main() {

@@ -21,15 +21,15 @@
 //! | [`kinds`] | the rules of each Kubernetes kind, pure | `cel` |
 //! | [`store`] | bytes and revisions; knows no Kubernetes | nothing |
 //! | [`oci`] | registries: pulling, pushing, what was pulled; knows no pods | nothing |
-//! | [`telemetry`] | logging set-up, process metrics | nothing |
-//! | [`apiserver`] | the Kubernetes API over a store | `cel`, `kinds`, `store` |
+//! | [`telemetry`] | logging set-up, pages of metrics | nothing |
+//! | [`apiserver`] | the Kubernetes API over a store | `cel`, `kinds`, `store`, `telemetry` |
 //! | [`client`] | a `kube::Client` from a router, a kubeconfig or node credentials | nothing |
-//! | [`reconcile`] | shared watches, the planner's kit | `client` |
+//! | [`reconcile`] | shared watches, the planner's kit | `client`, `telemetry` |
 //! | [`controllers`] | one file a controller | `reconcile`, `kinds` |
 //! | [`scheduler`] | which node a pod runs on | `reconcile`, `kinds` |
 //! | [`runtime`] | running containers: the Wasm host, a Docker Engine's | `wire` |
 //! | [`network`] | route table, balancing, ingress, service router | `wire`, `kinds` |
-//! | [`node`] | the node agent | `reconcile`, `runtime`, `network`, `kinds`, `wire`, `client`, `oci` |
+//! | [`node`] | the node agent | `reconcile`, `runtime`, `network`, `kinds`, `wire`, `client`, `oci`, `telemetry` |
 //! | [`app`], [`cli`] | the composition root; the commands | all |
 //!
 //! `tests/architecture.rs` reads every `use crate::` and holds it against this table.

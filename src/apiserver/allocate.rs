@@ -1,4 +1,5 @@
-//! ClusterIPs and node ports: who has which, in memory, from the Services in the store.
+//! ClusterIPs and node ports: who has which, in memory, from the Services in the store. An address that somebody else
+//! has entered as an IPAddress is nobody's to have.
 //!
 //! What a Service needs is decided by its kind ([`allocate`]); this is where the numbers come from.
 //! A number is reserved before the Service is written and given back when the write fails: the
@@ -14,10 +15,15 @@ use ipnet::Ipv4Net;
 use rand::Rng;
 use serde_json::Value;
 
+use super::derived;
+use super::registry::{self, Place};
 use super::status::ApiError;
 use crate::kinds::Kind;
+use crate::kinds::ip_address::{IPAddress, MANAGED_BY, MANAGER};
 use crate::kinds::meta as kmeta;
 use crate::kinds::service::allocate::{Held, Numbers, allocate};
+use crate::kinds::service_cidr::{Ranges, ServiceCIDR};
+use crate::store::Store;
 
 /// How often a free number is guessed before the range is searched: at half full, one guess in 2⁸ fails.
 const GUESSES: usize = 8;
@@ -25,8 +31,9 @@ const GUESSES: usize = 8;
 /// The numbers of all Services.
 pub struct Allocator {
     used: Arc<Mutex<Held>>,
-    cidr: Ipv4Net,
+    ranges: Ranges,
     ports: RangeInclusive<u16>,
+    store: Arc<dyn Store>,
 }
 
 /// Numbers taken for a write that is not made yet.
@@ -68,9 +75,10 @@ fn lock(used: &Mutex<Held>) -> MutexGuard<'_, Held> {
 }
 
 impl Allocator {
-    /// For a service CIDR and a node port range, with nothing taken yet.
-    pub fn new(cidr: Ipv4Net, ports: RangeInclusive<u16>) -> Self {
-        Self { used: Arc::default(), cidr, ports }
+    /// For ranges of addresses and node ports, with nothing taken yet. The IPAddresses and further ServiceCIDRs are in
+    /// `store`.
+    pub fn new(ranges: Ranges, ports: RangeInclusive<u16>, store: Arc<dyn Store>) -> Self {
+        Self { used: Arc::default(), ranges, ports, store }
     }
 
     /// Takes the numbers of a Service found in the store at start.
@@ -130,35 +138,49 @@ impl Allocator {
     }
 
     fn take_ip(&self, reservation: &mut Reservation) -> Option<Ipv4Addr> {
-        let (first, last) = self.ip_bounds()?;
+        let ranges = self.ranges();
         let mut used = lock(&self.used);
-        let guess = (0..GUESSES).map(|_| rand::rng().random_range(first..=last)).map(Ipv4Addr::from);
-        let free = guess.chain((first..=last).map(Ipv4Addr::from)).find(|ip| !used.ips.contains(ip))?;
+        let free = ranges.into_iter().filter_map(bounds).find_map(|(first, last)| {
+            let guess = (0..GUESSES).map(|_| rand::rng().random_range(first..=last)).map(Ipv4Addr::from);
+            let mut all = guess.chain((first..=last).map(Ipv4Addr::from));
+            all.find(|ip| !used.ips.contains(ip) && !self.is_booked(*ip))
+        })?;
         used.ips.insert(free);
         reservation.taken.ips.insert(free);
         Some(free)
     }
 
-    /// The first and last address that a Service may have: neither the network's nor the broadcast's.
-    fn ip_bounds(&self) -> Option<(u32, u32)> {
-        let (first, last) = (u32::from(self.cidr.network()) + 1, u32::from(self.cidr.broadcast()).checked_sub(1)?);
-        (first <= last).then_some((first, last))
+    /// Where Services may get addresses from: the range of the start, then those that are stored and stay.
+    fn ranges(&self) -> Vec<Ipv4Net> {
+        let stored = derived::objects(&*self.store, &ServiceCIDR);
+        let staying = stored.iter().filter(|range| range["metadata"]["deletionTimestamp"].is_null());
+        let more = staying.filter_map(|range| self.ranges.usable(range).ok());
+        std::iter::once(self.ranges.services).chain(more.filter(|range| *range != self.ranges.services)).collect()
     }
 
     fn take_this_ip(&self, ip: Ipv4Addr, reservation: &mut Reservation) -> Result<(), String> {
-        let in_range = self.ip_bounds().is_some_and(|(first, last)| (first..=last).contains(&u32::from(ip)));
+        let within = |(first, last): (u32, u32)| (first..=last).contains(&u32::from(ip));
+        let in_range = self.ranges().into_iter().filter_map(bounds).any(within);
         if !in_range {
             return Err(self.out_of_range(IpAddr::V4(ip)));
         }
-        if !lock(&self.used).ips.insert(ip) {
+        if self.is_booked(ip) || !lock(&self.used).ips.insert(ip) {
             return Err("provided IP is already allocated".to_owned());
         }
         reservation.taken.ips.insert(ip);
         Ok(())
     }
 
+    /// Whether somebody else has entered the address. The entries of the cluster's own controller follow the Services
+    /// and say nothing that is not known.
+    fn is_booked(&self, ip: Ipv4Addr) -> bool {
+        let place = Place { kind: &IPAddress, namespace: "", name: &ip.to_string() };
+        let Some(entry) = self.store.get(&place.key()) else { return false };
+        registry::decode(place, &entry).is_ok_and(|entry| entry["metadata"]["labels"][MANAGED_BY] != MANAGER)
+    }
+
     fn out_of_range(&self, ip: IpAddr) -> String {
-        let cidr = self.cidr;
+        let cidr = self.ranges.services;
         format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {cidr}")
     }
 
@@ -178,6 +200,12 @@ impl Allocator {
         }
         new
     }
+}
+
+/// The first and last address that a Service may have: neither the network's nor the broadcast's.
+fn bounds(range: Ipv4Net) -> Option<(u32, u32)> {
+    let (first, last) = (u32::from(range.network()) + 1, u32::from(range.broadcast()).checked_sub(1)?);
+    (first <= last).then_some((first, last))
 }
 
 /// The numbers as one Service sees them.
@@ -230,10 +258,12 @@ mod tests {
     use super::*;
     use crate::kinds::config_map::ConfigMap;
     use crate::kinds::service::Service;
+    use crate::store::MemoryStore;
     use serde_json::json;
 
     fn allocator() -> Allocator {
-        Allocator::new("127.96.0.0/29".parse().expect("a CIDR"), 30000..=30001)
+        let ranges = Ranges { services: "127.96.0.0/29".parse().expect("a CIDR"), pods: None };
+        Allocator::new(ranges, 30000..=30001, Arc::new(MemoryStore::new()))
     }
 
     fn service(kind: &str) -> Value {

@@ -5,6 +5,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::json;
 
 use super::{ApiServer, metrics, reply};
+use crate::telemetry::page::CONTENT_TYPE;
 
 /// The Kubernetes version whose API is served.
 pub const MAJOR: &str = "1";
@@ -24,8 +25,7 @@ pub fn answer(server: &ApiServer, method: &Method, path: &str) -> Option<Respons
         )),
         "/readyz" | "/readyz/ping" => Some(text(StatusCode::OK, "ok")),
         "/metrics" => Some(
-            ([(header::CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE))], metrics::page(server))
-                .into_response(),
+            ([(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE))], metrics::page(server)).into_response(),
         ),
         "/version" => Some(reply::json_value(StatusCode::OK, &version())),
         _ => None,

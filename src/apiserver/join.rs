@@ -1,4 +1,4 @@
-//! How a machine becomes a node: it shows the join token and gets a certificate and a range of pod
+//! How a machine becomes a node: it shows the join token, or a bootstrap token for joining nodes, and gets a certificate and a range of pod
 //! addresses.
 //!
 //! ```text
@@ -21,7 +21,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use super::auth::pki::Pki;
-use super::auth::{BOOTSTRAPPERS, MASTERS, User};
+use super::auth::{JOINERS, MASTERS, User};
 use crate::store::{Durability, Error, Expect, Store, Write};
 
 /// What a machine sends to join.
@@ -75,7 +75,7 @@ async fn join(
     Extension(user): Extension<User>,
     Json(request): Json<JoinRequest>,
 ) -> Response {
-    if !user.in_group(BOOTSTRAPPERS) && !user.in_group(MASTERS) {
+    if !user.in_group(JOINERS) && !user.in_group(MASTERS) {
         return (
             StatusCode::FORBIDDEN,
             "joining needs the join token: see the file `token` in the server's data directory\n",

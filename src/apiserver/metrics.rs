@@ -4,10 +4,9 @@
 //! clients send. Counting is one short lock a request.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::StatusCode;
 
@@ -16,8 +15,7 @@ use super::fairness::LevelFigures;
 use super::registry::encoding;
 use super::target::Target;
 use crate::kinds::{KINDS, Kind, KindInfo};
-
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+use crate::telemetry::page::{Histogram, Page};
 
 /// Upper bounds of the durations, in seconds: upstream's.
 const BUCKETS: [f64; 23] = [
@@ -39,12 +37,16 @@ struct Series {
     scope: &'static str,
 }
 
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 struct Counts {
     codes: BTreeMap<u16, u64>,
-    /// By bucket; the last is everything above.
-    durations: [u64; BUCKETS.len() + 1],
-    sum: f64,
+    durations: Histogram,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self { codes: BTreeMap::new(), durations: Histogram::new(&BUCKETS) }
+    }
 }
 
 /// All figures of requests.
@@ -52,7 +54,7 @@ struct Counts {
 pub struct Metrics {
     series: Mutex<HashMap<Series, Counts>>,
     reading: AtomicI64,
-    mutating: AtomicI64,
+    pub(super) mutating: AtomicI64,
     long_running: AtomicI64,
 }
 
@@ -95,7 +97,7 @@ impl Request<'_> {
         *counts.codes.entry(code.as_u16()).or_default() += 1;
         // A stream takes as long as its client likes.
         if !self.long {
-            counts.add(took);
+            counts.durations.add(took);
         }
     }
 }
@@ -103,15 +105,6 @@ impl Request<'_> {
 impl Drop for Request<'_> {
     fn drop(&mut self) {
         self.gauge().fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Counts {
-    fn add(&mut self, took: Duration) {
-        let seconds = took.as_secs_f64();
-        let bucket = BUCKETS.iter().position(|bound| seconds <= *bound).unwrap_or(BUCKETS.len());
-        self.durations[bucket] += 1;
-        self.sum += seconds;
     }
 }
 
@@ -161,6 +154,7 @@ pub fn page(server: &ApiServer) -> String {
     let mut page = Page::default();
     requests(&mut page, &server.metrics);
     flows(&mut page, server);
+    server.registry.figures.write(&mut page);
     page.family("apiserver_storage_objects", "gauge", "Number of stored objects, by kind.");
     let mut seen = Vec::new();
     for info in KINDS.iter().map(|kind| kind.info()) {
@@ -178,7 +172,10 @@ pub fn page(server: &ApiServer) -> String {
         page.family("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.");
         page.sample("process_resident_memory_bytes", &[], bytes as f64);
     }
-    page.0
+    if let Some(more) = &server.more_metrics {
+        more(&mut page);
+    }
+    page.into_text()
 }
 
 fn requests(page: &mut Page, metrics: &Metrics) {
@@ -200,7 +197,7 @@ fn requests(page: &mut Page, metrics: &Metrics) {
     let name = "apiserver_request_duration_seconds";
     page.family(name, "histogram", "Response latency distribution in seconds for each verb and resource.");
     for (series, counts) in &series {
-        page.histogram(name, &series.labels(), &counts.durations, counts.sum);
+        page.histogram(name, &series.labels(), &counts.durations);
     }
     page.family("apiserver_current_inflight_requests", "gauge", "Requests that are being answered.");
     for (kind, gauge) in [("mutating", &metrics.mutating), ("readOnly", &metrics.reading)] {
@@ -244,37 +241,6 @@ fn resident_bytes() -> Option<u64> {
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
-/// A page in the making.
-#[derive(Default)]
-struct Page(String);
-
-impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
-        self.0.push_str(name);
-        for (i, (label, text)) in labels.iter().enumerate() {
-            // Labels are names of kinds and levels: nothing in them needs an escape.
-            let _ = write!(self.0, "{}{label}=\"{text}\"", if i == 0 { '{' } else { ',' });
-        }
-        let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
-    }
-
-    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], counts: &[u64], sum: f64) {
-        let mut below = 0;
-        for (i, count) in counts.iter().enumerate() {
-            below += count;
-            let bound = BUCKETS.get(i).map_or_else(|| "+Inf".to_owned(), ToString::to_string);
-            let labels = [labels, &[("le", bound.as_str())]].concat();
-            self.sample(&format!("{name}_bucket"), &labels, below as f64);
-        }
-        self.sample(&format!("{name}_sum"), labels, sum);
-        self.sample(&format!("{name}_count"), labels, below as f64);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,6 +259,7 @@ mod tests {
         assert_eq!(metrics.reading.load(Ordering::Relaxed) + metrics.long_running.load(Ordering::Relaxed), 0);
         let mut page = Page::default();
         requests(&mut page, &metrics);
+        let page = page.into_text();
         let labels = r#"component="apiserver",group="",resource="pods",scope="namespace",subresource="",verb="LIST",version="v1""#;
         for line in [
             format!("apiserver_request_total{{code=\"200\",{labels}}} 1"),
@@ -301,7 +268,7 @@ mod tests {
             format!("apiserver_request_duration_seconds_count{{{labels}}} 2"),
             "apiserver_current_inflight_requests{request_kind=\"readOnly\"} 0".to_owned(),
         ] {
-            assert!(page.0.lines().any(|known| known == line), "{line}\n{}", page.0);
+            assert!(page.lines().any(|known| known == line), "{line}\n{page}");
         }
     }
 }

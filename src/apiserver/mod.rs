@@ -17,6 +17,7 @@ mod body;
 mod bootstrap;
 pub mod codec;
 mod components;
+pub mod continuation;
 mod definitions;
 mod derived;
 pub mod discovery;
@@ -40,7 +41,7 @@ mod relay;
 mod relay_stream;
 mod reply;
 mod reviews;
-mod selector;
+pub mod selector;
 pub mod serve;
 pub mod status;
 pub mod table;
@@ -57,6 +58,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::Request;
+use http::request::Parts;
 use hyper::upgrade::OnUpgrade;
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
@@ -68,7 +70,9 @@ use crate::kinds::node::Node;
 use crate::kinds::pod::Pod;
 use crate::kinds::secret::Secret;
 use crate::kinds::service_account::ServiceAccount;
+use crate::kinds::service_cidr::Ranges;
 use crate::store::Store;
+use crate::telemetry::page::Page;
 use admission::author::Said;
 use aggregate::Aggregate;
 use allocate::Allocator;
@@ -76,6 +80,7 @@ use audit::Audit;
 use auth::User;
 use auth::accounts::{self, AccountKey, Believed};
 use auth::authorize::{Rights, authorize};
+use auth::bootstrap_tokens::{self, BootstrapToken};
 use auth::impersonate::impersonate;
 use auth::pki::Credentials;
 use fairness::Flow;
@@ -95,6 +100,8 @@ pub struct ApiConfig {
     pub store: Arc<dyn Store>,
     /// Where ClusterIPs come from; the first address is the API's own.
     pub service_cidr: Ipv4Net,
+    /// Where pods get theirs from, which no other Service may have.
+    pub pod_cidr: Option<Ipv4Net>,
     pub node_ports: RangeInclusive<u16>,
     /// Where clients reach the API: the endpoint behind `default/kubernetes`.
     pub api_address: SocketAddr,
@@ -108,7 +115,12 @@ pub struct ApiConfig {
     pub audit: Option<Arc<Audit>>,
     /// What this server shows to other API servers behind it.
     pub proxy_identity: Option<Credentials>,
+    /// What other parts of the process add to `/metrics`.
+    pub more_metrics: Option<MoreMetrics>,
 }
+
+/// Adds to a page of metrics.
+pub type MoreMetrics = Arc<dyn Fn(&mut Page) + Send + Sync>;
 
 impl ApiConfig {
     /// The defaults of one machine, over `store`.
@@ -116,6 +128,7 @@ impl ApiConfig {
         Self {
             store,
             service_cidr: Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 96, 0, 0), 16),
+            pod_cidr: None,
             node_ports: 30000..=32767,
             api_address: SocketAddr::from(([127, 0, 0, 1], 6443)),
             node_tls: None,
@@ -123,6 +136,7 @@ impl ApiConfig {
             ca_pem: String::new(),
             audit: None,
             proxy_identity: None,
+            more_metrics: None,
         }
     }
 }
@@ -140,6 +154,7 @@ pub struct Inner {
     node_client: Option<NodeClient>,
     summaries: Summaries,
     metrics: Metrics,
+    more_metrics: Option<MoreMetrics>,
     aggregate: Aggregate,
     proxy_identity: Option<Credentials>,
     streams: Arc<Semaphore>,
@@ -175,6 +190,7 @@ impl ApiServer {
         let ApiConfig {
             store,
             service_cidr,
+            pod_cidr,
             node_ports,
             api_address,
             node_tls,
@@ -182,12 +198,14 @@ impl ApiServer {
             ca_pem,
             audit,
             proxy_identity,
+            more_metrics,
         } = config;
         let key = match account_key {
             Some(key) => key,
             None => AccountKey::in_memory().map_err(ApiError::internal)?,
         };
-        let registry = Registry::new(store, Allocator::new(service_cidr, node_ports));
+        let ranges = Ranges { services: service_cidr, pods: pod_cidr };
+        let registry = Registry::new(store.clone(), Allocator::new(ranges, node_ports, store));
         let server = Self(Arc::new(Inner {
             changes: Changes::new(registry.decoded.clone()),
             registry,
@@ -196,6 +214,7 @@ impl ApiServer {
             node_client: node_tls.map(relay::client),
             summaries: Summaries::default(),
             metrics: Metrics::default(),
+            more_metrics,
             aggregate: Aggregate::default(),
             proxy_identity,
             streams: Arc::new(Semaphore::new(relay_stream::MAX_STREAMS)),
@@ -217,13 +236,16 @@ impl ApiServer {
         Router::new().fallback(handle).with_state(self.clone())
     }
 
-    /// Who holds a token of a service account; `None` for one that is not believed.
+    /// Who holds a token of a service account or a bootstrap token; `None` for one that is not believed.
     pub fn account(&self, token: &str) -> Option<User> {
         self.believe(token, &[]).ok().map(|believed| believed.user)
     }
 
     /// Believes a token for one of `audiences` (none: for this server), or says why not.
     fn believe(&self, token: &str, audiences: &[String]) -> Result<Believed, &'static str> {
+        if let Some(bootstrap) = BootstrapToken::parse(token) {
+            return self.believe_bootstrap(bootstrap, audiences);
+        }
         let claims = self.accounts.key.verify(token).ok_or("the token was not signed by this cluster")?;
         let find = |kind: &str, namespace: &str, name: &str| {
             let kind: &'static dyn Kind = match kind {
@@ -235,6 +257,23 @@ impl ApiServer {
             self.registry.find(registry::Place { kind, namespace, name })
         };
         accounts::check(token, &claims, audiences, &find, Timestamp::now())
+    }
+
+    fn believe_bootstrap(&self, token: BootstrapToken<'_>, audiences: &[String]) -> Result<Believed, &'static str> {
+        if !audiences.is_empty() && !audiences.iter().any(|audience| audience == accounts::ISSUER) {
+            return Err("token audiences are invalid for this server");
+        }
+        let (kind, name): (&'static dyn Kind, _) = (&Secret, token.secret_name());
+        let secret = self.registry.find(registry::Place { kind, namespace: bootstrap_tokens::NAMESPACE, name: &name });
+        let user = token.user(&secret.ok_or("the bootstrap token is not known")?, Timestamp::now())?;
+        Ok(Believed { user, audiences: vec![accounts::ISSUER.to_owned()] })
+    }
+
+    /// Tells the audit log of a request whose credentials were not believed.
+    async fn tell_refused(&self, parts: &Parts) {
+        if let Some(audit) = &self.audit {
+            audit.refused(&self.registry.definitions.current(), parts).await;
+        }
     }
 
     /// Ends watches and stops judging nodes. Requests in flight finish.
@@ -352,10 +391,14 @@ fn is_resource_path(path: &str) -> bool {
 }
 
 #[cfg(test)]
+mod consistency_tests;
+#[cfg(test)]
 mod custom_tests;
 #[cfg(test)]
 mod fairness_tests;
 #[cfg(test)]
 mod rights_tests;
+#[cfg(test)]
+mod serve_tests;
 #[cfg(test)]
 mod tests;

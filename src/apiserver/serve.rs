@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use axum::Router;
 use axum::body::Body;
-use http::{Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -141,21 +141,30 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
-    let bearer = parts.headers.remove(header::AUTHORIZATION);
-    let user = match (peer, bearer.as_ref().map(|value| value.to_str().ok().and_then(|v| v.strip_prefix("Bearer ")))) {
+    parts.extensions.insert(Peer(address));
+    let authorization = parts.headers.remove(header::AUTHORIZATION);
+    let user = match (peer, authorization.as_ref().and_then(bearer)) {
         (Some(user), _) => user,
         (None, None) => User::anonymous(),
-        (None, Some(token)) => match token.and_then(|token| holders.user(token.trim())) {
+        (None, Some(token)) => match holders.user(token) {
             Some(user) => user,
-            None => return unauthorized(),
+            None => {
+                holders.api.tell_refused(&parts).await;
+                return unauthorized();
+            }
         },
     };
     parts.extensions.insert(user);
-    parts.extensions.insert(Peer(address));
     match router.oneshot(Request::from_parts(parts, Body::new(body))).await {
         Ok(response) => response,
         Err(never) => match never {},
     }
+}
+
+/// The token of an `Authorization` header; of other schemes nothing is known, and who uses them is nobody.
+fn bearer(authorization: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = authorization.to_str().ok()?.trim().split_once(' ')?;
+    Some(token.trim()).filter(|token| scheme.eq_ignore_ascii_case("bearer") && !token.is_empty())
 }
 
 fn unauthorized() -> Response<Body> {

@@ -31,11 +31,11 @@ impl Api {
         Self::over(MemoryStore::new()).await
     }
 
-    async fn over(store: MemoryStore) -> Self {
+    pub async fn over(store: MemoryStore) -> Self {
         Self { server: ApiServer::start(ApiConfig::new(Arc::new(store))).await.expect("the server starts") }
     }
 
-    fn router(&self) -> Router {
+    pub fn router(&self) -> Router {
         self.server.router().layer(axum::Extension(User::server()))
     }
 
@@ -58,6 +58,13 @@ impl Api {
 
     pub async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
         self.send(Method::POST, path, "application/json", body.to_string()).await
+    }
+
+    /// The same as a task: only its code.
+    pub fn post_to(&self, path: String, body: Value) -> impl Future<Output = StatusCode> + Send + 'static {
+        let request = Request::post(path).header(header::CONTENT_TYPE, "application/json");
+        let answer = self.router().oneshot(request.body(Body::from(body.to_string())).expect("a request"));
+        async move { answer.await.expect("a router never fails").status() }
     }
 
     pub async fn delete(&self, path: &str) -> (StatusCode, Value) {
@@ -461,4 +468,84 @@ async fn a_stranger_is_refused() {
     let request = Request::get("/api/v1/pods").body(Body::empty()).expect("a request");
     let response = api.server.router().oneshot(request).await.expect("a router never fails");
     assert_eq!(response.status(), StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn an_address_that_somebody_has_entered_is_given_to_no_service() {
+    let mut config = ApiConfig::new(Arc::new(MemoryStore::new()));
+    config.service_cidr = "127.96.0.0/29".parse().expect("a CIDR");
+    let api = Api { server: ApiServer::start(config).await.expect("the server starts") };
+    let entry = json!({"metadata": {"name": "127.96.0.3"}, "spec": {"parentRef": {"resource": "things", "name": "t"}}});
+    assert_eq!(api.post("/apis/networking.k8s.io/v1/ipaddresses", entry).await.0, StatusCode::CREATED);
+    let services = "/api/v1/namespaces/default/services";
+    let service =
+        |name: &str, ip: &str| json!({"metadata": {"name": name}, "spec": {"clusterIP": ip, "ports": [{"port": 80}]}});
+    let (code, refused) = api.post(services, service("a", "127.96.0.3")).await;
+    assert_eq!(code, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(
+        refused["message"].as_str().is_some_and(|text| text.contains("provided IP is already allocated")),
+        "{refused}"
+    );
+    // Six addresses, of which the API has one and somebody another.
+    for name in ["a", "b", "c", "d"] {
+        let (code, made) = api.post(services, service(name, "")).await;
+        assert_eq!(code, StatusCode::CREATED, "{made}");
+        assert_ne!(made["spec"]["clusterIP"], "127.96.0.3");
+    }
+    assert_eq!(api.post(services, service("e", "")).await.0, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(api.delete("/apis/networking.k8s.io/v1/ipaddresses/127.96.0.3").await.0, StatusCode::OK);
+    assert_eq!(api.post(services, service("e", "")).await.1["spec"]["clusterIP"], "127.96.0.3");
+}
+
+#[tokio::test]
+async fn bootstrap_tokens_are_believed_as_their_secrets_say() {
+    let api = Api::start().await;
+    let secret = json!({
+        "metadata": {"name": "bootstrap-token-abcdef"}, "type": "bootstrap.kubernetes.io/token",
+        "stringData": {"token-id": "abcdef", "token-secret": "0123456789abcdef",
+            "usage-bootstrap-authentication": "true", "auth-extra-groups": "system:bootstrappers:mine"},
+    });
+    assert_eq!(api.post("/api/v1/namespaces/kube-system/secrets", secret).await.0, StatusCode::CREATED);
+    let review = json!({"spec": {"token": "abcdef.0123456789abcdef"}});
+    let (_, reviewed) = api.post("/apis/authentication.k8s.io/v1/tokenreviews", review.clone()).await;
+    let user = &reviewed["status"]["user"];
+    assert_eq!(
+        (&reviewed["status"]["authenticated"], &user["username"]),
+        (&json!(true), &json!("system:bootstrap:abcdef"))
+    );
+    assert_eq!(user["groups"], json!(["system:bootstrappers", "system:bootstrappers:mine", "system:authenticated"]));
+    let user = api.server.account("abcdef.0123456789abcdef").expect("somebody");
+    assert!(!user.in_group(super::auth::JOINERS), "its groups do not let it join");
+    let one = "/api/v1/namespaces/kube-system/secrets/bootstrap-token-abcdef";
+    api.merge(one, json!({"stringData": {"expiration": "2020-01-01T00:00:00Z"}})).await;
+    assert!(api.server.account("abcdef.0123456789abcdef").is_none(), "its time is over");
+    let (_, reviewed) = api.post("/apis/authentication.k8s.io/v1/tokenreviews", review).await;
+    assert_eq!(reviewed["status"], json!({"error": "the bootstrap token has expired", "user": {}}));
+}
+
+#[tokio::test]
+async fn a_second_range_gives_addresses_when_the_first_is_full() {
+    let mut config = ApiConfig::new(Arc::new(MemoryStore::new()));
+    config.service_cidr = "127.96.0.0/30".parse().expect("a CIDR");
+    config.pod_cidr = Some("127.64.0.0/11".parse().expect("a CIDR"));
+    let api = Api { server: ApiServer::start(config).await.expect("the server starts") };
+    let services = "/api/v1/namespaces/default/services";
+    let service = |name: &str| json!({"metadata": {"name": name}, "spec": {"ports": [{"port": 80}]}});
+    // Two addresses, of which the API has one.
+    assert_eq!(api.post(services, service("a")).await.0, StatusCode::CREATED);
+    assert_eq!(api.post(services, service("b")).await.0, StatusCode::UNPROCESSABLE_ENTITY);
+    for (name, cidr) in [("pods", "127.64.7.0/24"), ("routed", "10.0.0.0/24"), ("more", "127.97.0.0/24")] {
+        let range = json!({"metadata": {"name": name}, "spec": {"cidrs": [cidr]}});
+        assert_eq!(api.post("/apis/networking.k8s.io/v1/servicecidrs", range).await.0, StatusCode::CREATED);
+    }
+    let (code, made) = api.post(services, service("b")).await;
+    assert_eq!(code, StatusCode::CREATED, "{made}");
+    assert!(made["spec"]["clusterIP"].as_str().is_some_and(|ip| ip.starts_with("127.97.0.")), "{made}");
+    let mut wanted = service("c");
+    wanted["spec"]["clusterIP"] = "127.97.0.77".into();
+    assert_eq!(api.post(services, wanted.clone()).await.0, StatusCode::CREATED);
+    assert_eq!(api.delete("/apis/networking.k8s.io/v1/servicecidrs/more").await.0, StatusCode::OK);
+    wanted["metadata"]["name"] = "d".into();
+    wanted["spec"]["clusterIP"] = "127.97.0.78".into();
+    assert_eq!(api.post(services, wanted).await.0, StatusCode::UNPROCESSABLE_ENTITY, "its range has gone");
 }

@@ -23,7 +23,8 @@ use crate::apiserver::serve::Door;
 use crate::apiserver::{ApiConfig, ApiServer};
 use crate::client;
 use crate::controllers::{self, ControllerConfig, Sign, Signer};
-use crate::reconcile::Cluster;
+use crate::kinds::service_cidr::Ranges;
+use crate::reconcile::{Cluster, WorkQueues};
 use crate::scheduler;
 use crate::store::{RedbStore, Store};
 
@@ -41,6 +42,7 @@ pub struct ServerConfig {
 
 /// Runs the server until `stop`.
 pub async fn serve(config: ServerConfig, stop: CancellationToken) -> Result<()> {
+    super::raise_file_limit();
     create_private_dir(&config.data_dir)?;
     let pki = Arc::new(open_pki(&config)?);
     let tokens = Tokens::open(&config.data_dir.join("token"), &pki)?;
@@ -50,12 +52,18 @@ pub async fn serve(config: ServerConfig, stop: CancellationToken) -> Result<()> 
 
     let mut api_config = ApiConfig::new(store.clone());
     api_config.service_cidr = config.service_cidr;
+    api_config.pod_cidr = Some(config.pod_cidr);
     api_config.api_address = address;
     api_config.node_tls = Some(node_tls(&pki)?);
     api_config.account_key = Some(AccountKey::open(&config.data_dir.join("pki/sa.key"))?);
     api_config.ca_pem = pki.ca_pem.clone();
     api_config.audit = config.audit.clone();
     api_config.proxy_identity = Some(pki.front_proxy.clone());
+    let queues = WorkQueues::default();
+    api_config.more_metrics = Some(Arc::new({
+        let queues = queues.clone();
+        move |page| queues.write(page)
+    }));
     let api = ApiServer::start(api_config).await.context("cannot start the API server")?;
     let join = JoinConfig {
         pki: pki.clone(),
@@ -64,11 +72,16 @@ pub async fn serve(config: ServerConfig, stop: CancellationToken) -> Result<()> 
         service_cidr: config.service_cidr,
     };
     let router = api.router().merge(routes(join));
-    let cluster = Cluster::new(client::in_process(router.clone().layer(Extension(User::server()))));
+    let client = client::in_process(router.clone().layer(Extension(User::server())));
+    let cluster = Cluster::counted(client, queues);
 
     let mut controllers = controllers::run(
         &cluster,
-        &ControllerConfig { root_ca_pem: pki.ca_pem.clone(), signer: Signer(Some(Arc::new(Authority(pki.clone())))) },
+        &ControllerConfig {
+            root_ca_pem: pki.ca_pem.clone(),
+            signer: Signer(Some(Arc::new(Authority(pki.clone())))),
+            ranges: Some(Ranges { services: config.service_cidr, pods: Some(config.pod_cidr) }),
+        },
     );
     let scheduler = tokio::spawn(scheduler::run(cluster.clone(), stop.clone()));
     let serving = tokio::spawn({

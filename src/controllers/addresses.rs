@@ -1,26 +1,21 @@
-//! The address book of Services: an IPAddress for each ClusterIP, and whether a ServiceCIDR is in use.
+//! The address book of Services: an IPAddress for each ClusterIP.
 //!
-//! The server hands the addresses out by itself and needs no book; it is kept for those who read it.
-//! What others have written into it is left alone. The cluster has one range, that of its start: any
-//! other ServiceCIDR is told that it is not in use.
+//! The server hands the addresses out by itself; the book is kept for those who read it. What others have written
+//! into it is left alone, and the server hands such an address to nobody.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::networking::v1::{IPAddress, IPAddressSpec, ParentReference, ServiceCIDR, ServiceCIDRStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
-use serde_json::json;
+use k8s_openapi::api::networking::v1::{IPAddress, IPAddressSpec, ParentReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::diff::merge_patch;
-use crate::kinds::service_cidr::OWN;
+use crate::kinds::ip_address::{MANAGED_BY, MANAGER};
 use crate::reconcile::{Cluster, ObjectKey, Plan, Queue, Reconciler, Shared, Write};
 
 /// Index over Services: by each of their addresses.
 const BY_ADDRESS: &str = "address";
-const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
 const FAMILY: &str = "ipaddress.kubernetes.io/ip-family";
-const MANAGER: &str = "ipallocator.k8s.io";
 
 /// The controller of IPAddresses. Its keys are addresses.
 pub(super) struct Addresses {
@@ -122,76 +117,10 @@ fn entry(address: &str, service: &Service) -> IPAddress {
     }
 }
 
-/// The controller of ServiceCIDRs: their condition.
-pub(super) struct Ranges {
-    ranges: Shared<ServiceCIDR>,
-}
-
-impl Ranges {
-    pub(super) fn new(cluster: &Cluster) -> Self {
-        Self { ranges: cluster.watch() }
-    }
-}
-
-impl Reconciler for Ranges {
-    type View = Arc<ServiceCIDR>;
-
-    fn name(&self) -> &'static str {
-        "service-cidrs-controller"
-    }
-
-    fn subscribe(&self, queue: &Queue) {
-        queue.follow(&self.ranges);
-    }
-
-    async fn synced(&self) {
-        self.ranges.synced().await;
-    }
-
-    fn keys(&self) -> Vec<ObjectKey> {
-        self.ranges.keys()
-    }
-
-    fn view(&self, key: &ObjectKey) -> Option<Self::View> {
-        self.ranges.get(key)
-    }
-
-    fn plan(&self, now: Timestamp, range: Self::View) -> Plan {
-        ready(now, &range)
-    }
-}
-
-fn ready(now: Timestamp, range: &ServiceCIDR) -> Plan {
-    let mut plan = Plan::nothing();
-    let own = range.metadata.name.as_deref() == Some(OWN);
-    let (status, reason, message) = match own {
-        true => ("True", "", "Kubernetes default Service CIDR is ready"),
-        false => (
-            "False",
-            "NotInUse",
-            "Services of this cluster get their addresses from the range that the server was started with",
-        ),
-    };
-    let old = range.status.clone().unwrap_or_default();
-    let known = old.conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
-    let since = known.filter(|known| known.status == status).map(|known| known.last_transition_time.clone());
-    let condition = Condition {
-        type_: "Ready".to_owned(),
-        status: status.to_owned(),
-        reason: reason.to_owned(),
-        message: message.to_owned(),
-        last_transition_time: since.unwrap_or(Time(now)),
-        observed_generation: None,
-    };
-    let new = ServiceCIDRStatus { conditions: Some(vec![condition]) };
-    if let Some(patch) = merge_patch(&old, &new) {
-        plan.write(Write::patch(range, "status", json!({"status": patch})));
-    }
-    plan
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::reconcile::fake::Fake;
 
@@ -234,20 +163,5 @@ mod tests {
         .expect("an entry");
         let view = View { address: "10.0.0.1".to_owned(), service: None, entry: Some(Arc::new(entry)) };
         assert!(plan(&view).steps.is_empty());
-    }
-
-    #[test]
-    fn one_range_is_in_use() {
-        let range = |name: &str| {
-            serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"cidrs": ["10.0.0.0/16"]}})).expect("it")
-        };
-        let status = |name: &str| {
-            let mut fake = Fake::default();
-            fake.put::<ServiceCIDR>(&range(name));
-            fake.settle(|fake| ready(Timestamp::UNIX_EPOCH, &fake.get::<ServiceCIDR>("", name).expect("it")));
-            let range: ServiceCIDR = fake.get("", name).expect("it");
-            range.status.and_then(|status| status.conditions).expect("conditions")[0].status.clone()
-        };
-        assert_eq!((status(OWN).as_str(), status("more").as_str()), ("True", "False"));
     }
 }

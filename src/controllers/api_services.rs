@@ -29,7 +29,7 @@ const WORKERS: usize = 8;
 pub(super) async fn run(cluster: Cluster) {
     let services = cluster.watch::<APIService>();
     let recorder = Recorder::start(cluster.client().clone(), "apiservice-status-controller", "");
-    let queue = Queue::default();
+    let queue = cluster.queue("apiservice-status");
     follow(&queue, &services);
     services.synced().await;
     let scanned = services.clone();

@@ -28,12 +28,14 @@ mod nodes;
 mod pod_gc;
 mod pods;
 mod policy_status;
+mod ranges;
 mod rank;
 mod replica_set;
 mod resources;
 mod root_ca;
 mod service_account;
 mod stateful_set;
+mod token_cleaner;
 mod volumes;
 
 use futures::future::BoxFuture;
@@ -41,6 +43,7 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
 use tokio::task::JoinSet;
 
+use crate::kinds::service_cidr::Ranges;
 use crate::reconcile::{Cluster, run as run_reconciler};
 pub use certificates::{Sign, Signer};
 
@@ -51,6 +54,8 @@ pub struct ControllerConfig {
     pub root_ca_pem: String,
     /// What makes certificates of approved requests; without it they wait for somebody else.
     pub signer: Signer,
+    /// Where Services and pods get their addresses from; without it no further ServiceCIDR is used.
+    pub ranges: Option<Ranges>,
 }
 
 /// A row of the table.
@@ -199,8 +204,8 @@ pub static CONTROLLERS: &[Controller] = &[
     },
     Controller {
         name: "service-cidrs",
-        start: |cluster, _| {
-            let controller = addresses::Ranges::new(&cluster);
+        start: |cluster, config| {
+            let controller = ranges::ServiceRanges::new(&cluster, config.ranges);
             Box::pin(run_reconciler(cluster, controller, 1))
         },
     },
@@ -218,6 +223,13 @@ pub static CONTROLLERS: &[Controller] = &[
         start: |cluster, _| {
             let controller = node_lifecycle::NodeLifecycle::new(&cluster);
             Box::pin(run_reconciler(cluster, controller, WORKERS))
+        },
+    },
+    Controller {
+        name: "token-cleaner",
+        start: |cluster, _| {
+            let controller = token_cleaner::TokenCleaner::new(&cluster);
+            Box::pin(run_reconciler(cluster, controller, 1))
         },
     },
     Controller {

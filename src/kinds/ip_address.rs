@@ -9,6 +9,11 @@ use super::{ALL_VERBS, Column, Kind, KindInfo, NameRule, column, names};
 
 pub struct IPAddress;
 
+/// The label that says who keeps an entry.
+pub const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
+/// Its value where the cluster itself does.
+pub const MANAGER: &str = "ipallocator.k8s.io";
+
 static INFO: KindInfo = KindInfo {
     group: "networking.k8s.io",
     version: "v1",

@@ -107,6 +107,12 @@ impl Kind for Secret {
     }
 }
 
+/// What a Secret holds under `key`, where that is text.
+pub fn decoded(secret: &Value, key: &str) -> Option<String> {
+    let bytes = STANDARD.decode(secret["data"][key].as_str()?).ok()?;
+    String::from_utf8(bytes).ok()
+}
+
 /// The keys that a type promises.
 fn check_type(errors: &mut Errors, root: &Field<'_>) {
     let data = root.get("data");

@@ -392,7 +392,9 @@ mod tests {
         policy: PullPolicy,
     ) -> Result<Obtained, Refusal> {
         let credentials = std::future::ready(Credentials::default());
-        images.obtain(runtime, Wanted { reference, policy, snapshot: false, credentials }, || ()).await
+        images
+            .obtain(runtime, Wanted { reference, policy, snapshot: false, credentials, came: Arc::default() }, || ())
+            .await
     }
 
     #[tokio::test]

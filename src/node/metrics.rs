@@ -2,16 +2,13 @@
 //! `/metrics/resource` (the kubelet's, which metrics-server reads) and `/metrics/cadvisor` (what
 //! dashboards are made of), with upstream's names and labels.
 
-use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use super::context::Context;
 use super::machine;
 use super::summary::{PodSnapshot, Snapshot};
 use super::usage::ContainerUsage;
-
-/// The media type of these pages.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+use crate::telemetry::page::Page;
 
 /// The period of the CPU limit, in microseconds, as cAdvisor tells it beside the quota.
 const CPU_PERIOD_MICROS: u64 = 100_000;
@@ -20,10 +17,13 @@ const CPU_PERIOD_MICROS: u64 = 100_000;
 pub fn own(context: &Context) -> String {
     let mut page = Page::default();
     page.family("kubelet_running_pods", "gauge", "Pods that have a worker on this node.");
-    page.sample("kubelet_running_pods", &[], context.register.len() as f64, None);
+    page.sample("kubelet_running_pods", &[], context.register.len() as f64);
     page.family("process_resident_memory_bytes", "gauge", "Resident memory of the node process.");
-    page.sample("process_resident_memory_bytes", &[], machine::resident_bytes().unwrap_or(0) as f64, None);
-    page.0
+    page.sample("process_resident_memory_bytes", &[], machine::resident_bytes().unwrap_or(0) as f64);
+    let refused = "coracle_network_policy_refused_total";
+    page.family(refused, "counter", "Connections, requests and lookups that a NetworkPolicy refused.");
+    page.sample(refused, &[], context.network.refused() as f64);
+    page.into_text()
 }
 
 /// A figure of a container: its name, kind and help, and how it is found; `None` where it has none.
@@ -63,7 +63,7 @@ pub fn resource(snapshot: &Snapshot) -> String {
                 ("namespace", &*pod.key.namespace),
                 ("pod", &*pod.key.name),
             ];
-            page.sample(name, &labels, value(container).unwrap_or(0.0), at);
+            page.sample_at(name, &labels, value(container).unwrap_or(0.0), at);
         }
     }
     let machine = &snapshot.machine;
@@ -72,28 +72,28 @@ pub fn resource(snapshot: &Snapshot) -> String {
         "counter",
         "[STABLE] Cumulative cpu time consumed by the node in core-seconds",
     );
-    page.sample("node_cpu_usage_seconds_total", &[], machine.cpu.as_secs_f64(), at);
+    page.sample_at("node_cpu_usage_seconds_total", &[], machine.cpu.as_secs_f64(), at);
     page.family("node_memory_working_set_bytes", "gauge", "[STABLE] Current working set of the node in bytes");
-    page.sample("node_memory_working_set_bytes", &[], machine.memory.working_set as f64, at);
+    page.sample_at("node_memory_working_set_bytes", &[], machine.memory.working_set as f64, at);
     page.family(
         "pod_cpu_usage_seconds_total",
         "counter",
         "[STABLE] Cumulative cpu time consumed by the pod in core-seconds",
     );
     for pod in &snapshot.pods {
-        page.sample("pod_cpu_usage_seconds_total", &pod.names(), pod.cpu().as_secs_f64(), at);
+        page.sample_at("pod_cpu_usage_seconds_total", &pod.names(), pod.cpu().as_secs_f64(), at);
     }
     page.family("pod_memory_working_set_bytes", "gauge", "[STABLE] Current working set of the pod in bytes");
     for pod in &snapshot.pods {
-        page.sample("pod_memory_working_set_bytes", &pod.names(), pod.memory_bytes() as f64, at);
+        page.sample_at("pod_memory_working_set_bytes", &pod.names(), pod.memory_bytes() as f64, at);
     }
     page.family(
         "resource_scrape_error",
         "gauge",
         "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise",
     );
-    page.sample("resource_scrape_error", &[], 0.0, None);
-    page.0
+    page.sample("resource_scrape_error", &[], 0.0);
+    page.into_text()
 }
 
 /// Of containers, as cAdvisor has them. The lives of one container are one series here, told apart by
@@ -149,13 +149,13 @@ pub fn cadvisor(snapshot: &Snapshot) -> String {
         // The one family that cAdvisor splits by processor.
         let by_cpu = *name == "container_cpu_usage_seconds_total";
         if let Some(value) = of_machine(snapshot, name) {
-            page.sample(name, &labels(by_cpu, ["", "/", "", "", "", ""]), value, at);
+            page.sample_at(name, &labels(by_cpu, ["", "/", "", "", "", ""]), value, at);
         }
         for pod in &snapshot.pods {
             if let Some(value) = of_pod(pod, name) {
                 let id = pod.cgroup();
                 let labels = labels(by_cpu, ["", &id, "", "", &pod.key.namespace, &pod.key.name]);
-                page.sample(name, &labels, value, at);
+                page.sample_at(name, &labels, value, at);
             }
         }
         for (pod, container) in snapshot.containers() {
@@ -164,14 +164,14 @@ pub fn cadvisor(snapshot: &Snapshot) -> String {
             let own = about.id.strip_prefix("wasm://").unwrap_or(&about.id);
             let id = format!("{}/{own}", pod.cgroup());
             let values = [&about.name, &id, &about.image, own, &*pod.key.namespace, &*pod.key.name];
-            page.sample(name, &labels(by_cpu, values), value, at);
+            page.sample_at(name, &labels(by_cpu, values), value, at);
         }
     }
     page.family("machine_cpu_cores", "gauge", "Number of logical CPU cores.");
-    page.sample("machine_cpu_cores", &[], snapshot.cores as f64, None);
+    page.sample("machine_cpu_cores", &[], snapshot.cores as f64);
     page.family("machine_memory_bytes", "gauge", "Amount of memory installed on the machine.");
-    page.sample("machine_memory_bytes", &[], snapshot.machine.memory.total as f64, None);
-    page.0
+    page.sample("machine_memory_bytes", &[], snapshot.machine.memory.total as f64);
+    page.into_text()
 }
 
 /// cAdvisor's label set, sorted by name as its library writes it.
@@ -226,35 +226,6 @@ impl PodSnapshot {
             other => format!("/kubepods/{}/pod{}", other.to_lowercase(), self.uid),
         }
     }
-}
-
-/// A page in the making.
-#[derive(Default)]
-struct Page(String);
-
-impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-    }
-
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64, at_millis: Option<i64>) {
-        self.0.push_str(name);
-        for (index, (label, text)) in labels.iter().enumerate() {
-            let _ = write!(self.0, "{}{label}=\"{}\"", if index == 0 { '{' } else { ',' }, escaped(text));
-        }
-        if !labels.is_empty() {
-            self.0.push('}');
-        }
-        let _ = write!(self.0, " {value}");
-        if let Some(at) = at_millis {
-            let _ = write!(self.0, " {at}");
-        }
-        self.0.push('\n');
-    }
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]
@@ -344,12 +315,5 @@ mod tests {
         ] {
             assert!(page.lines().any(|known| known == line), "{line}\n{page}");
         }
-    }
-
-    #[test]
-    fn label_values_are_escaped() {
-        let mut page = Page::default();
-        page.sample("x", &[("a", "q\"b\\\n")], 1.0, None);
-        assert_eq!(page.0, "x{a=\"q\\\"b\\\\\\n\"} 1\n");
     }
 }

@@ -30,6 +30,7 @@ use super::metrics;
 use super::streams::{self, Sessions};
 use super::summary::Snapshot;
 use crate::reconcile::{ObjectKey, Shared};
+use crate::telemetry::page::CONTENT_TYPE;
 
 /// Connections at a time: the API server's, which are as many as people follow logs.
 const MAX_CONNECTIONS: usize = 1024;
@@ -135,7 +136,7 @@ async fn cadvisor_metrics(State(api): State<NodeApi>) -> Response {
 }
 
 fn page(text: String) -> Response {
-    ([(http::header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
+    ([(http::header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
 }
 
 /// `PodLogOptions`, as the API server passes them on.

@@ -8,7 +8,9 @@ use kube::runtime::watcher;
 use kube::{Api, Client};
 use serde_json::Value;
 
+use super::figures::WorkQueues;
 use super::key::ObjectKey;
+use super::queue::Queue;
 use super::shared::{Shared, Watched};
 
 /// Which objects of a kind to watch. The default is all of them.
@@ -43,6 +45,7 @@ pub struct Cluster {
 struct Inner {
     client: Client,
     watches: Mutex<Watches>,
+    queues: WorkQueues,
 }
 
 #[derive(Default)]
@@ -74,7 +77,17 @@ impl<K: Watched> Observe for Shared<K> {
 
 impl Cluster {
     pub fn new(client: Client) -> Self {
-        Self { inner: Arc::new(Inner { client, watches: Mutex::default() }) }
+        Self::counted(client, WorkQueues::default())
+    }
+
+    /// One whose queues are counted there.
+    pub fn counted(client: Client, queues: WorkQueues) -> Self {
+        Self { inner: Arc::new(Inner { client, watches: Mutex::default(), queues }) }
+    }
+
+    /// A new queue for the controller `name`.
+    pub fn queue(&self, name: &'static str) -> Queue {
+        self.inner.queues.make(name)
     }
 
     pub fn client(&self) -> &Client {

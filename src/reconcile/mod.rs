@@ -21,6 +21,7 @@ mod cluster;
 mod events;
 #[cfg(test)]
 pub mod fake;
+mod figures;
 mod key;
 mod queue;
 mod reconciler;
@@ -31,6 +32,7 @@ mod write;
 pub use changes::{Change, Changes};
 pub use cluster::{Cluster, Selection};
 pub use events::{EventKind, Recorder};
+pub use figures::WorkQueues;
 pub use key::{ObjectKey, owner_uid};
 pub use queue::Queue;
 pub use reconciler::{Plan, Reconciler, Step, execute, run, work};

@@ -1,10 +1,10 @@
 //! What is to be looked at: each key once, one run of a key at a time, later where asked.
 //!
 //! A key that is added while it runs, runs once more afterwards. A key that fails comes back after a
-//! delay that doubles. The queue is bounded by the number of different keys, which are objects that the
+//! delay that doubles. What it does is counted ([`super::figures`]). The queue is bounded by the number of different keys, which are objects that the
 //! process holds in its stores anyway.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::figures::{Figures, Moment};
 use super::key::{ObjectKey, owner_uid};
 use super::shared::{Shared, Watched};
 
@@ -30,14 +31,16 @@ struct Inner<T> {
 #[derive(Debug)]
 struct State<T> {
     ready: VecDeque<T>,
-    /// What `ready` holds, and what runs and is to run again.
-    dirty: HashSet<T>,
-    running: HashSet<T>,
+    /// What `ready` holds, and what runs and is to run again; since when it waits.
+    dirty: HashMap<T, Instant>,
+    /// Since when.
+    running: HashMap<T, Instant>,
     /// By time; the number keeps equal times apart.
     delayed: BTreeMap<(Instant, u64), T>,
     due: HashMap<T, (Instant, u64)>,
     failures: HashMap<T, u32>,
     next_number: u64,
+    figures: Figures,
 }
 
 impl<T> Clone for Queue<T> {
@@ -50,12 +53,13 @@ impl<T: Hash + Eq + Clone> Default for Queue<T> {
     fn default() -> Self {
         let state = State {
             ready: VecDeque::new(),
-            dirty: HashSet::new(),
-            running: HashSet::new(),
+            dirty: HashMap::new(),
+            running: HashMap::new(),
             delayed: BTreeMap::new(),
             due: HashMap::new(),
             failures: HashMap::new(),
             next_number: 0,
+            figures: Figures::default(),
         };
         Self { inner: Arc::new(Inner { state: Mutex::new(state), notify: Notify::new() }) }
     }
@@ -111,12 +115,26 @@ impl<T: Hash + Eq + Clone> Queue<T> {
     /// The run that `next` began has ended.
     pub fn done(&self, item: &T) {
         let mut state = self.lock();
-        state.running.remove(item);
-        if state.dirty.contains(item) {
+        if let Some(since) = state.running.remove(item) {
+            state.figures.worked.add(since.elapsed());
+        }
+        if state.dirty.contains_key(item) {
             state.ready.push_back(item.clone());
         }
         drop(state);
         self.inner.notify.notify_one();
+    }
+
+    /// What it has done so far, and how it stands now.
+    pub(super) fn figures(&self) -> (Figures, Moment) {
+        let state = self.lock();
+        let running = state.running.values().map(Instant::elapsed);
+        let moment = Moment {
+            depth: state.ready.len(),
+            unfinished: running.clone().sum(),
+            longest: running.max().unwrap_or_default(),
+        };
+        (state.figures.clone(), moment)
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
@@ -178,7 +196,12 @@ impl<T: Hash + Eq + Clone> State<T> {
         if let Some(due) = self.due.remove(&item) {
             self.delayed.remove(&due);
         }
-        if self.dirty.insert(item.clone()) && !self.running.contains(&item) {
+        if self.dirty.contains_key(&item) {
+            return;
+        }
+        self.dirty.insert(item.clone(), Instant::now());
+        self.figures.adds += 1;
+        if !self.running.contains_key(&item) {
             self.ready.push_back(item);
         }
     }
@@ -197,6 +220,7 @@ impl<T: Hash + Eq + Clone> State<T> {
     }
 
     fn retry(&mut self, item: T, now: Instant, first: Duration, max: Duration) {
+        self.figures.retries += 1;
         let failures = self.failures.entry(item.clone()).or_default();
         let delay = first.saturating_mul(1 << (*failures).min(20)).min(max);
         *failures = failures.saturating_add(1);
@@ -216,8 +240,11 @@ impl<T: Hash + Eq + Clone> State<T> {
 
     fn take(&mut self) -> Option<T> {
         let item = self.ready.pop_front()?;
-        self.dirty.remove(&item);
-        self.running.insert(item.clone());
+        let now = Instant::now();
+        if let Some(since) = self.dirty.remove(&item) {
+            self.figures.queued.add(now.saturating_duration_since(since));
+        }
+        self.running.insert(item.clone(), now);
         Some(item)
     }
 }
@@ -284,5 +311,20 @@ mod tests {
         }
         queue.forget(&1);
         assert!(queue.lock().failures.is_empty());
+    }
+
+    #[test]
+    fn it_counts_what_it_does() {
+        let queue = Queue::default();
+        queue.add(1);
+        queue.add(1);
+        queue.add(2);
+        assert_eq!(now(&queue), Some(1));
+        queue.retry(1, Duration::from_secs(60), Duration::from_secs(60));
+        let (figures, moment) = queue.figures();
+        assert_eq!((figures.adds, figures.retries, moment.depth), (2, 1, 1));
+        assert_eq!(moment.unfinished, moment.longest, "one runs");
+        queue.done(&1);
+        assert_eq!(queue.figures().1.unfinished, Duration::ZERO);
     }
 }

@@ -110,7 +110,8 @@ pub trait Reconciler: Send + Sync + 'static {
 pub async fn run<R: Reconciler>(cluster: Cluster, reconciler: R, workers: usize) {
     let recorder = Recorder::start(cluster.client().clone(), reconciler.name(), "");
     let reconciler = Arc::new(reconciler);
-    let queue = Queue::default();
+    // As upstream calls its queues.
+    let queue = cluster.queue(reconciler.name().trim_end_matches("-controller"));
     reconciler.subscribe(&queue);
     reconciler.synced().await;
     let (name, scanned) = (reconciler.name(), reconciler.clone());

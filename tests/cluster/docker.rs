@@ -17,6 +17,7 @@ mod debug;
 mod faults;
 mod linux;
 mod mix;
+mod policies;
 mod volumes;
 
 /// The image of all these pods.

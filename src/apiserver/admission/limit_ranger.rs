@@ -4,9 +4,7 @@
 use serde_json::{Map, Value};
 
 use super::{Operation, Request};
-use crate::apiserver::registry::{self, Place, encoding};
 use crate::apiserver::status::ApiError;
-use crate::kinds::Kind;
 use crate::kinds::limit_range::LimitRange;
 use crate::kinds::meta::{metadata_mut, object_mut};
 use crate::kinds::quantity::Quantity;
@@ -22,7 +20,7 @@ pub fn admit(request: &Request<'_>, object: &mut Value) -> Result<(), ApiError> 
     if !pods && !claims {
         return Ok(());
     }
-    for range in ranges(request)? {
+    for range in request.registry.all_known(&LimitRange, request.place.namespace)? {
         let limits = range["spec"]["limits"].as_array().map(Vec::as_slice).unwrap_or_default();
         if pods {
             give(limits, object);
@@ -35,14 +33,6 @@ pub fn admit(request: &Request<'_>, object: &mut Value) -> Result<(), ApiError> 
         }
     }
     Ok(())
-}
-
-fn ranges(request: &Request<'_>) -> Result<Vec<Value>, ApiError> {
-    let namespace = request.place.namespace;
-    let prefix = encoding::prefix(LimitRange.info(), namespace);
-    let page = request.registry.store.list(&prefix, None, 0, None).map_err(registry::store_error)?;
-    let place = Place { kind: &LimitRange, namespace, name: "" };
-    page.entries.iter().map(|entry| registry::decode(place, entry)).collect()
 }
 
 /// Fills in what the containers leave out, and notes it.

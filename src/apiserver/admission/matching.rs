@@ -1,7 +1,7 @@
 //! Whether a request is a webhook's or a policy's concern. Pure, but for the labels of the namespace,
 //! which are looked up when a selector asks for them.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
@@ -180,7 +180,7 @@ pub fn convert(from: &dyn Kind, to: &dyn Kind, object: &Value) -> Value {
 /// The labels of a request's namespace, looked up once.
 pub struct Labels<'a> {
     request: &'a Request<'a>,
-    found: OnceLock<Option<Value>>,
+    found: OnceLock<Option<Arc<Value>>>,
 }
 
 impl<'a> Labels<'a> {
@@ -203,7 +203,7 @@ impl<'a> Labels<'a> {
             return Ok(None);
         }
         let home = Place { kind: &Namespace, namespace: "", name };
-        let found = self.found.get_or_init(|| self.request.registry.find(home));
+        let found = self.found.get_or_init(|| self.request.registry.known(home));
         let namespace = found.as_ref().ok_or_else(|| home.not_found())?;
         Ok(Some(&namespace["metadata"]["labels"]))
     }

@@ -20,7 +20,7 @@ pub fn admit(request: &Request<'_>, _object: &mut Value) -> Result<(), ApiError>
         return Ok(());
     }
     let home = Place { kind: &Namespace, namespace: "", name: place.namespace };
-    match request.registry.find(home) {
+    match request.registry.known(home) {
         None => Err(home.not_found()),
         Some(found) if meta::is_deleting(&found) => Err(terminating(place)),
         Some(_) => Ok(()),

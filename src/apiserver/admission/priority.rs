@@ -2,12 +2,13 @@
 //!
 //! A pod that names no class has that of the class marked as the default for all, or none.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::{Operation, Request};
-use crate::apiserver::registry::{self, Place, encoding};
+use crate::apiserver::registry::Place;
 use crate::apiserver::status::ApiError;
-use crate::kinds::Kind;
 use crate::kinds::priority_class::{PriorityClass, SYSTEM_CLASSES};
 
 const DEFAULT_PREEMPTION: &str = "PreemptLowerPriority";
@@ -48,22 +49,18 @@ pub fn admit(request: &Request<'_>, object: &mut Value) -> Result<(), ApiError> 
 }
 
 /// The class of this name; the system's own are known even before they are stored.
-fn class(request: &Request<'_>, name: &str) -> Result<Value, ApiError> {
+fn class(request: &Request<'_>, name: &str) -> Result<Arc<Value>, ApiError> {
     if let Some((_, value, _)) = SYSTEM_CLASSES.iter().find(|(known, ..)| *known == name) {
-        return Ok(serde_json::json!({"value": value}));
+        return Ok(Arc::new(serde_json::json!({"value": value})));
     }
-    let found = request.registry.find(Place { kind: &PriorityClass, namespace: "", name });
+    let found = request.registry.known(Place { kind: &PriorityClass, namespace: "", name });
     found.ok_or_else(|| request.forbidden(format!("no PriorityClass with name {name} was found")))
 }
 
 /// Of the classes marked as the default for all, the one with the lowest value.
-fn default_class(request: &Request<'_>) -> Result<Option<Value>, ApiError> {
-    let prefix = encoding::prefix(PriorityClass.info(), "");
-    let page = request.registry.store.list(&prefix, None, 0, None).map_err(registry::store_error)?;
-    let place = Place { kind: &PriorityClass, namespace: "", name: "" };
-    let mut lowest: Option<Value> = None;
-    for entry in &page.entries {
-        let class = registry::decode(place, entry)?;
+fn default_class(request: &Request<'_>) -> Result<Option<Arc<Value>>, ApiError> {
+    let mut lowest: Option<Arc<Value>> = None;
+    for class in request.registry.all_known(&PriorityClass, "")? {
         let value = |class: &Value| class["value"].as_i64().unwrap_or(0);
         if class["globalDefault"] == true && lowest.as_ref().is_none_or(|known| value(&class) < value(known)) {
             lowest = Some(class);

@@ -1,5 +1,7 @@
 //! RuntimeClass: a pod's class must exist, and gives the pod its overhead and where it may run.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
 use super::{Operation, Request, list_mut};
@@ -13,11 +15,11 @@ pub fn admit(request: &Request<'_>, object: &mut Value) -> Result<(), ApiError> 
     }
     let name = object["spec"]["runtimeClassName"].as_str().unwrap_or_default();
     let class = match name {
-        "" => Value::Null,
+        "" => Arc::default(),
         name => {
             let place = Place { kind: &RuntimeClass, namespace: "", name };
             let missing = || request.forbidden(format!("pod rejected: RuntimeClass {name:?} not found"));
-            request.registry.find(place).ok_or_else(missing)?
+            request.registry.known(place).ok_or_else(missing)?
         }
     };
     set_overhead(request, object, &class["overhead"]["podFixed"])?;

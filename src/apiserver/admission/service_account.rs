@@ -27,7 +27,7 @@ pub fn admit(request: &Request<'_>, object: &mut Value) -> Result<(), ApiError> 
     spec.insert("serviceAccountName".into(), name.as_str().into());
     spec.insert("serviceAccount".into(), name.as_str().into());
     let place = Place { kind: &ServiceAccount, namespace, name: &name };
-    let Some(account) = request.registry.find(place) else {
+    let Some(account) = request.registry.known(place) else {
         let why = format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
         return Err(request.forbidden(why));
     };

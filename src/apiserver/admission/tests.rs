@@ -14,6 +14,7 @@ use crate::kinds::node::Node;
 use crate::kinds::pod::Pod;
 use crate::kinds::runtime_class::RuntimeClass;
 use crate::kinds::service_account::ServiceAccount;
+use crate::kinds::service_cidr::Ranges;
 use crate::store::MemoryStore;
 
 fn admit_own(registry: &Registry, place: Place<'_>, operation: Operation, object: &mut Value) -> Result<(), ApiError> {
@@ -21,8 +22,9 @@ fn admit_own(registry: &Registry, place: Place<'_>, operation: Operation, object
 }
 
 async fn registry() -> Registry {
-    let cidr = "127.96.0.0/16".parse().expect("a CIDR");
-    let registry = Registry::new(Arc::new(MemoryStore::new()), Allocator::new(cidr, 30000..=32767));
+    let store = Arc::new(MemoryStore::new());
+    let ranges = Ranges { services: "127.96.0.0/16".parse().expect("a CIDR"), pods: None };
+    let registry = Registry::new(store.clone(), Allocator::new(ranges, 30000..=32767, store));
     let objects: [(&'static dyn Kind, &str, Value); 3] = [
         (&Namespace, "", json!({"metadata": {"name": "shop"}})),
         (&ServiceAccount, "shop", json!({"metadata": {"name": "default"}})),

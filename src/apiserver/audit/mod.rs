@@ -15,6 +15,7 @@ use std::task::{Context, Poll};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, header};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
@@ -65,26 +66,21 @@ impl Audit {
         request: Request<Body>,
         said: &Arc<Said>,
     ) -> (Request<Body>, Option<Entry>) {
-        let path = request.uri().path();
-        let watching = Query::parse(request.uri().query()).bool("watch");
-        let (target, kind) = match target::parse(custom, request.method(), path, watching) {
-            Ok((target, kind)) => (target, Some(kind)),
-            Err(_) => (Target::plain(request.method(), path), None),
-        };
-        let user = request.extensions().get::<User>().cloned().unwrap_or_else(User::anonymous);
+        let (parts, body) = request.into_parts();
+        let (target, kind) = asked(custom, &parts);
+        let user = parts.extensions.get::<User>().cloned().unwrap_or_else(User::anonymous);
         let verdict = self.policy.judge(&user, &target);
         if verdict.level == Level::None {
-            return (request, None);
+            return (Request::from_parts(parts, body), None);
         }
         let mut entry = Entry {
-            base: base(&request, &user, &target, verdict.level),
+            base: base(&parts, Some(&user), &target, verdict.level),
             log: self.log.clone(),
             is_long: target.is_long_running(),
             said: said.clone(),
             verdict,
         };
         entry.tell(Stage::RequestReceived).await;
-        let (parts, body) = request.into_parts();
         if entry.verdict.level < Level::Request || entry.is_long {
             return (Request::from_parts(parts, body), Some(entry));
         }
@@ -95,6 +91,32 @@ impl Audit {
             entry.put("requestObject", object);
         }
         (Request::from_parts(parts, Body::from(bytes)), Some(entry))
+    }
+
+    /// A request has been refused at the door: nobody knows who asks, and its body was not looked at.
+    pub async fn refused(&self, custom: &Table, parts: &Parts) {
+        let (target, _) = asked(custom, parts);
+        let nobody = User { name: "".into(), groups: Vec::new(), uid: "".into(), extra: Default::default() };
+        let verdict = self.policy.judge(&nobody, &target);
+        if verdict.level == Level::None {
+            return;
+        }
+        let mut base = base(parts, None, &target, verdict.level);
+        let status = json!({"metadata": {}, "code": 401, "message": "Authentication failed, attempted: bearer"});
+        base.insert("responseStatus".to_owned(), status);
+        let entry = Entry { base, verdict, log: self.log.clone(), said: Arc::default(), is_long: false };
+        // Upstream's stage: what is answered has begun, and nothing is told of its end.
+        entry.tell(Stage::ResponseStarted).await;
+    }
+}
+
+/// What a request is about, and the kind of it.
+fn asked(custom: &Table, parts: &Parts) -> (Target, Option<&'static dyn Kind>) {
+    let path = parts.uri.path();
+    let watching = Query::parse(parts.uri.query()).bool("watch");
+    match target::parse(custom, &parts.method, path, watching) {
+        Ok((target, kind)) => (target, Some(kind)),
+        Err(_) => (Target::plain(&parts.method, path), None),
     }
 }
 
@@ -234,23 +256,23 @@ fn now() -> String {
 }
 
 /// What is known when a request comes in.
-fn base(request: &Request<Body>, user: &User, target: &Target, level: Level) -> Map<String, Value> {
-    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+fn base(request: &Parts, user: Option<&User>, target: &Target, level: Level) -> Map<String, Value> {
+    let header = |name: &str| request.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let given = header(ID);
     let id = if given.is_empty() { uuid::Uuid::new_v4().to_string() } else { given.chars().take(64).collect() };
-    let uri = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let uri = request.uri.path_and_query().map_or("/", |path| path.as_str());
     let mut event = json!({
         "kind": "Event", "apiVersion": "audit.k8s.io/v1", "level": level.as_str(), "auditID": id, "requestURI": uri,
-        "verb": target.verb, "user": user_info(user), "requestReceivedTimestamp": now(),
+        "verb": target.verb, "user": user.map_or_else(|| json!({}), user_info), "requestReceivedTimestamp": now(),
     });
-    if let Some(Peer(peer)) = request.extensions().get::<Peer>() {
+    if let Some(Peer(peer)) = request.extensions.get::<Peer>() {
         event["sourceIPs"] = json!([peer.ip()]);
     }
     let agent = header(header::USER_AGENT.as_str());
     if !agent.is_empty() {
         event["userAgent"] = agent.into();
     }
-    if let Some(user) = impersonated(request.headers()) {
+    if let Some(user) = impersonated(&request.headers) {
         event["impersonatedUser"] = user;
     }
     if target.is_resource() {

@@ -72,3 +72,25 @@ async fn the_log_tells_what_the_policy_wants_told() {
     assert_eq!((&gone["responseStatus"]["code"], &gone["responseStatus"]["reason"]), (&json!(404), &json!("NotFound")));
     assert_eq!((&version["requestURI"], &version["objectRef"]), (&json!("/version"), &Value::Null));
 }
+
+#[tokio::test]
+async fn who_is_not_believed_is_told_of() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("audit.log");
+    let log = Log::open(LogConfig { path: path.clone(), max_bytes: 0, max_backups: 0 }).expect("opened");
+    let audit = Audit::new(Policy::parse(POLICY).expect("a policy"), log);
+    let request = Request::get("/api/v1/namespaces/shop/secrets/s").header("user-agent", "burglar").body(());
+    let (mut parts, ()) = request.expect("a request").into_parts();
+    parts.extensions.insert(Peer(([127, 0, 0, 1], 1).into()));
+    audit.refused(&Table::default(), &parts).await;
+    audit.flush().await;
+    let text = std::fs::read_to_string(&path).expect("a log");
+    let event: Value = serde_json::from_str(&text).expect("one line");
+    assert_eq!((&event["stage"], &event["user"]), (&json!("ResponseStarted"), &json!({})));
+    assert_eq!(
+        event["responseStatus"],
+        json!({"metadata": {}, "code": 401, "message": "Authentication failed, attempted: bearer"})
+    );
+    assert_eq!((&event["verb"], &event["objectRef"]["name"]), (&json!("get"), &json!("s")));
+    assert_eq!((&event["sourceIPs"], &event["userAgent"]), (&json!(["127.0.0.1"]), &json!("burglar")));
+}

@@ -1,12 +1,13 @@
 //! Who is asking, and may they?
 //!
 //! Identity comes from a verified client certificate (`CN` is the name, each `O` a group), or from a
-//! bearer token ([`tokens`], [`accounts`]); the listener ([`super::serve`]) puts it into the request as a [`User`]
+//! bearer token ([`tokens`], [`accounts`], [`bootstrap_tokens`]); the listener ([`super::serve`]) puts it into the request as a [`User`]
 //! extension, which no header can forge. Callers inside the process get theirs from the layer that
 //! their client was built with.
 
 pub mod accounts;
 pub mod authorize;
+pub mod bootstrap_tokens;
 pub mod impersonate;
 pub mod issue;
 pub mod nodes;
@@ -32,8 +33,10 @@ pub struct User {
 pub const MASTERS: &str = "system:masters";
 /// The group of node agents; a member's name is `system:node:<node>`.
 pub const NODES: &str = "system:nodes";
-/// The group of holders of a join token; they may ask for a node certificate and nothing else.
+/// The group of holders of a bootstrap token.
 pub const BOOTSTRAPPERS: &str = "system:bootstrappers";
+/// Those of them who may ask for a node's certificate; kubeadm's name for it.
+pub const JOINERS: &str = "system:bootstrappers:kubeadm:default-node-token";
 const AUTHENTICATED: &str = "system:authenticated";
 
 impl User {

@@ -1,4 +1,4 @@
-//! Bearer tokens: today the join token, which a new node shows to get its certificate.
+//! The join token, which a new node shows to get its certificate.
 //!
 //! A join token is `coracle.<fingerprint of the authority>.<secret>`: the node learns from the
 //! fingerprint whether it speaks to the right server before it sends anything else, as k3s does.
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 
 use super::pki::{Pki, write_private};
-use super::{BOOTSTRAPPERS, User};
+use super::{BOOTSTRAPPERS, JOINERS, User};
 
 /// The tokens that the server accepts.
 #[derive(Debug, Clone)]
@@ -61,12 +61,12 @@ impl Tokens {
     pub fn user(&self, token: &str) -> Option<User> {
         let secret = token.rsplit('.').next().unwrap_or_default();
         same(secret.as_bytes(), self.join_secret.as_bytes())
-            .then(|| User::new("system:bootstrap:join", &[BOOTSTRAPPERS]))
+            .then(|| User::new("system:bootstrap:join", &[BOOTSTRAPPERS, JOINERS]))
     }
 }
 
 /// Compares without telling by its time how much was right.
-fn same(a: &[u8], b: &[u8]) -> bool {
+pub fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (x, y)| difference | (x ^ y)) == 0
 }
 
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn only_the_whole_secret_counts() {
         let tokens = Tokens { join_secret: "abcdef".into() };
-        assert!(tokens.user("coracle.0.abcdef").is_some_and(|user| user.in_group(BOOTSTRAPPERS)));
+        assert!(tokens.user("coracle.0.abcdef").is_some_and(|user| user.in_group(JOINERS)));
         for wrong in ["", "abcde", "abcdefg", "abcdeg"] {
             assert!(tokens.user(wrong).is_none(), "{wrong}");
         }

@@ -5,6 +5,7 @@
 //! version of one object, so a small ring indexed by revision finds what somebody has decoded, or made, a
 //! moment ago; what has been pushed out is simply decoded again.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
@@ -12,6 +13,7 @@ use serde_json::Value;
 use super::encoding::{self, api_version};
 use crate::kinds::meta as kmeta;
 use crate::kinds::{Kind, KindInfo};
+use crate::store::Entry;
 
 /// Versions of objects that are kept, at some tens of KiB for a pod.
 const SLOTS: usize = 256;
@@ -92,6 +94,32 @@ impl Kept {
     }
 }
 
+/// Objects that are seldom written and that many requests are held against: namespaces, accounts, classes. Each
+/// is decoded once a version, however many pods are created.
+#[derive(Default)]
+pub struct Lasting(Mutex<HashMap<Arc<str>, (u64, Arc<Value>)>>);
+
+/// More than that are begun anew with; at some KiB each.
+const LASTING: usize = 2048;
+
+impl Lasting {
+    pub fn get(&self, kind: &dyn Kind, entry: &Entry) -> Result<Arc<Value>, serde_json::Error> {
+        {
+            let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((_, object)) = known.get(&entry.key).filter(|(revision, _)| *revision == entry.mod_revision) {
+                return Ok(object.clone());
+            }
+        }
+        let object = Arc::new(encoding::decode(kind, &entry.value, entry.mod_revision)?);
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= LASTING {
+            known.clear();
+        }
+        known.insert(entry.key.clone(), (entry.mod_revision, object.clone()));
+        Ok(object)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -123,5 +151,14 @@ mod tests {
         let core = decoded.get(&Event, &stored, 5).expect("core's");
         let view = decoded.get(&EventV1, &stored, 5).expect("the other");
         assert_eq!((&core["message"], &view["note"]), (&json!("m"), &json!("m")));
+    }
+
+    #[test]
+    fn what_lasts_is_decoded_once_a_version() {
+        let (lasting, stored) = (Lasting::default(), encoding::encode(&Pod, &json!({ "metadata": { "name": "a" } })));
+        let entry = |revision, value| Entry { key: "/a".into(), value, mod_revision: revision, create_revision: 1 };
+        let first = lasting.get(&Pod, &entry(3, stored.clone())).expect("an object");
+        assert!(Arc::ptr_eq(&first, &lasting.get(&Pod, &entry(3, "".into())).expect("known")));
+        assert_eq!(lasting.get(&Pod, &entry(4, stored)).expect("another")["metadata"]["resourceVersion"], "4");
     }
 }

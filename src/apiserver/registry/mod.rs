@@ -9,12 +9,14 @@
 pub mod decoded;
 pub mod delete;
 pub mod encoding;
+pub mod figures;
 pub mod meta;
 pub mod outline;
 pub mod owners;
 pub mod update;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -35,8 +37,9 @@ use super::webhook::Webhooks;
 use crate::kinds::meta as kmeta;
 use crate::kinds::{Kind, KindInfo};
 use crate::store::{self, Durability, Entry, Expect, Store, Write};
-use decoded::Decoded;
+use decoded::{Decoded, Lasting};
 use encoding::Stored;
+use figures::{Figures, operation};
 
 /// How often a generated name that is taken is drawn again; with 27⁵ names per base even once is rare.
 const NAME_ATTEMPTS: usize = 8;
@@ -56,6 +59,9 @@ pub struct Registry {
     /// Who else has a say in what is written.
     pub registered: Registered,
     pub decoded: Decoded,
+    lasting: Lasting,
+    /// What writes cost.
+    pub figures: Figures,
     /// The kinds that users have made.
     pub definitions: Definitions,
 }
@@ -112,6 +118,8 @@ impl Registry {
             webhooks,
             registered,
             decoded: Decoded::default(),
+            lasting: Lasting::default(),
+            figures: Figures::default(),
             definitions: Definitions::default(),
             fairness,
         }
@@ -130,6 +138,20 @@ impl Registry {
     pub fn find(&self, place: Place<'_>) -> Option<Value> {
         let entry = self.store.get(&place.key())?;
         decode(place, &entry).ok()
+    }
+
+    /// The same for an object that many are held against and that seldom changes: shared, not decoded each time.
+    /// Not for kinds that users have made, which are shown as their definitions say at the time.
+    pub fn known(&self, place: Place<'_>) -> Option<Arc<Value>> {
+        let entry = self.store.get(&place.key())?;
+        self.lasting.get(place.kind, &entry).ok()
+    }
+
+    /// All such objects of a kind, in a namespace ("" is all).
+    pub fn all_known(&self, kind: &'static dyn Kind, namespace: &str) -> Result<Vec<Arc<Value>>, ApiError> {
+        let page = self.store.list(&encoding::prefix(kind.info(), namespace), None, 0, None).map_err(store_error)?;
+        let read = |entry: &Entry| self.lasting.get(kind, entry).map_err(|error| unreadable(entry, error));
+        page.entries.iter().map(read).collect()
     }
 
     /// The object of an entry, shared with others who look at it.
@@ -233,8 +255,10 @@ impl Registry {
         expect: Expect,
         value: Option<bytes::Bytes>,
     ) -> Result<u64, store::Error> {
-        let durability = durability(place.info());
+        let (durability, operation) = (durability(place.info()), operation(expect, value.is_none()));
+        let since = Instant::now();
         let result = self.store.commit(Write { key: place.key().into(), expect, value, durability }).await;
+        self.figures.count(place.info(), operation, since.elapsed(), &result);
         self.policies.written(place.info());
         self.fairness.written(place.info());
         self.registered.written(place.info());

@@ -1,15 +1,13 @@
 //! GET of a collection: one version, in pages if the client likes.
 //!
-//! A continue token holds the version of its first page and the last key shown. The store keeps enough
+//! A continue token ([`Token`]) holds the version of its first page and the last key shown. The store keeps enough
 //! history for that version to be listed again; once it has been compacted the answer is 410 with a
 //! token that goes on at the current version instead, and says so.
 
 use axum::response::Response;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Value, json};
 
 use super::Call;
+use crate::apiserver::continuation::Token;
 use crate::apiserver::options::{ListOptions, VersionMatch};
 use crate::apiserver::registry::encoding::{self, Stored};
 use crate::apiserver::registry::outline::outline;
@@ -51,7 +49,7 @@ pub fn collect(call: &Call, options: &ListOptions) -> Result<(Vec<Stored>, ListM
         let more = page.remaining > 0;
         let meta = |token: Option<&str>, remaining: usize| ListMeta {
             revision: page.revision,
-            continue_token: token.map(|key| write_token(page.revision, key)).unwrap_or_default(),
+            continue_token: token.map(|key| Token::at(page.revision, key).to_string()).unwrap_or_default(),
             remaining: selector.is_empty().then_some(remaining),
         };
         match full_at {
@@ -117,8 +115,10 @@ fn start(call: &Call, options: &ListOptions) -> Result<Start, ApiError> {
         if !options.resource_version.is_empty() && options.resource_version != "0" {
             return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
         }
-        let (revision, key) = read_token(&options.continue_token)?;
-        return Ok(Start { at: revision, after: Some(key), continued: true });
+        let Token { revision, start } = Token::read(&options.continue_token).map_err(|why| {
+            ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"))
+        })?;
+        return Ok(Start { at: revision, after: Some(start), continued: true });
     }
     let version = options.version().map_err(|why| ApiError::bad_request(format!("invalid resource version: {why}")))?;
     let current = call.server.registry.store.revision();
@@ -133,41 +133,6 @@ fn start(call: &Call, options: &ListOptions) -> Result<Start, ApiError> {
     Ok(Start { at: version.filter(|wanted| exact && *wanted > 0), ..Start::default() })
 }
 
-const TOKEN_VERSION: &str = "meta.k8s.io/v1";
-
-fn write_token(revision: u64, key: &str) -> String {
-    let token = json!({"v": TOKEN_VERSION, "rv": revision, "start": key});
-    URL_SAFE_NO_PAD.encode(token.to_string())
-}
-
-/// A token that goes on at whatever the version is then.
-fn write_inconsistent_token(key: &str) -> String {
-    let token = json!({"v": TOKEN_VERSION, "rv": -1, "start": key});
-    URL_SAFE_NO_PAD.encode(token.to_string())
-}
-
-fn read_token(token: &str) -> Result<(Option<u64>, String), ApiError> {
-    let refuse =
-        |why: String| ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
-    let bytes = URL_SAFE_NO_PAD
-        .decode(token)
-        .map_err(|_| refuse(format!("illegal base64 data at input byte {}", first_illegal_byte(token))))?;
-    let value: Value = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
-    let key = value["start"].as_str().filter(|key| key.starts_with("/registry/"));
-    match (value["v"].as_str(), value["rv"].as_i64(), key) {
-        (Some(TOKEN_VERSION), Some(revision), Some(key)) => Ok((u64::try_from(revision).ok(), key.to_owned())),
-        (Some(TOKEN_VERSION), ..) => Err(refuse("the token has no start".to_owned())),
-        _ => Err(refuse("server does not recognize this encoded version".to_owned())),
-    }
-}
-
-/// Where Go's decoder stops: at the first byte that is no base64, or at the last one where the length
-/// cannot be.
-fn first_illegal_byte(token: &str) -> usize {
-    let is_base64 = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    token.bytes().position(|b| !is_base64(b)).unwrap_or(token.len().saturating_sub(1))
-}
-
 fn expired(error: store::Error, start: &Start) -> ApiError {
     match (error, &start.after) {
         (store::Error::Compacted { .. }, Some(key)) if start.continued => ApiError::expired(
@@ -177,31 +142,7 @@ fn expired(error: store::Error, start: &Start) -> ApiError {
              that were created, modified, or deleted between the time the first chunk was returned and now may show \
              up in the list.",
         )
-        .with_continue(write_inconsistent_token(key)),
+        .with_continue(Token::anew(key).to_string()),
         (error, _) => store_error(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tokens_come_back_as_they_went() {
-        let token = write_token(7, "/registry/pods/a/b");
-        assert_eq!(read_token(&token).ok(), Some((Some(7), "/registry/pods/a/b".to_owned())));
-        assert_eq!(read_token(&write_inconsistent_token("/registry/x")).ok(), Some((None, "/registry/x".to_owned())));
-    }
-
-    #[test]
-    fn what_is_no_token_is_refused() {
-        let text = |token: &str| read_token(token).err().map(|e| e.message().to_owned()).unwrap_or_default();
-        assert_eq!(
-            text("bogus"),
-            "invalid continue token: continue key is not valid: illegal base64 data at input byte 4"
-        );
-        assert!(text("a!cd").ends_with("input byte 1"));
-        assert!(text(&URL_SAFE_NO_PAD.encode("{}")).contains("does not recognize"));
-        assert!(text("").contains("continue key is not valid"));
     }
 }

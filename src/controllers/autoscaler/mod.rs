@@ -47,7 +47,7 @@ type Memories = Arc<Mutex<HashMap<ObjectKey, Memory>>>;
 pub(super) async fn run(cluster: Cluster) {
     let (autoscalers, pods) = (cluster.watch::<HorizontalPodAutoscaler>(), cluster.watch::<Pod>());
     let recorder = Recorder::start(cluster.client().clone(), "horizontal-pod-autoscaler", "");
-    let queue = Queue::default();
+    let queue = cluster.queue("horizontalpodautoscaler");
     follow(&queue, &autoscalers);
     autoscalers.synced().await;
     pods.synced().await;

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::kinds::certificate_signing_request::request::Request;
 use crate::kinds::certificate_signing_request::{holds, signers};
 use crate::kinds::common::{list, text};
-use crate::reconcile::{Cluster, ObjectKey, Queue, Recorder, Write, WriteError, work};
+use crate::reconcile::{Cluster, ObjectKey, Recorder, Write, WriteError, work};
 
 /// Requests beside each other.
 const WORKERS: usize = 4;
@@ -46,7 +46,7 @@ impl fmt::Debug for Signer {
 pub(super) async fn run(cluster: Cluster, signer: Signer) {
     let requests = cluster.watch::<CertificateSigningRequest>();
     let recorder = Recorder::start(cluster.client().clone(), "certificate-controller", "");
-    let queue = Queue::default();
+    let queue = cluster.queue("certificate");
     queue.follow(&requests);
     requests.synced().await;
     let scanned = requests.clone();

@@ -53,7 +53,7 @@ struct Collector {
 /// Runs the controller until its task is aborted.
 pub(super) async fn run(cluster: Cluster) {
     let recorder = Recorder::start(cluster.client().clone(), "garbage-collector-controller", "");
-    let (queue, graph, kinds) = (Queue::default(), Arc::default(), Arc::default());
+    let (queue, graph, kinds) = (cluster.queue("garbage_collector_attempt_to_delete"), Arc::default(), Arc::default());
     let collector = Collector { cluster, recorder, queue, graph, kinds };
     let mut watched = collector.follow_shared();
     let mut tasks = JoinSet::new();

@@ -49,7 +49,7 @@ pub(super) fn follow_content<K: Watched>(queue: &Queue, shared: &Shared<K>) {
 pub(super) async fn run(cluster: Cluster) {
     let (namespaces, pods) = (cluster.watch::<Namespace>(), cluster.watch::<Pod>());
     let recorder = Recorder::start(cluster.client().clone(), "namespace-controller", "");
-    let queue = Queue::default();
+    let queue = cluster.queue("namespace");
     queue.follow(&namespaces);
     follow_ended_pods(&queue, &pods, &namespaces);
     namespaces.synced().await;

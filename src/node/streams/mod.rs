@@ -9,7 +9,7 @@ mod attach;
 mod channels;
 mod exec;
 mod forward;
-mod spdy;
+pub mod spdy;
 mod tunnel;
 
 use std::future::Future;

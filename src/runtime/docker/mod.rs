@@ -21,6 +21,7 @@
 //! | `network` | the bridge |
 //! | `inside` | connections from within a pod's network |
 //! | `cgroup` | the limits of a pod as a whole |
+//! | `firewall` | NetworkPolicy, as a packet filter in a pod's network |
 //! | `pause` | the program of infrastructure containers, in machine code |
 //!
 //! The engine may be absent, stop, or be another version tomorrow. What it is asked fails meanwhile, with
@@ -32,6 +33,7 @@ mod cgroup;
 mod container;
 mod engine;
 mod exec;
+mod firewall;
 mod image;
 mod inside;
 mod logs;

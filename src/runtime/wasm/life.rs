@@ -100,15 +100,17 @@ pub struct Life {
     kill: CancellationToken,
     instances: AtomicU64,
     calls: AtomicU64,
-    computes: AtomicBool,
+    computes: Arc<AtomicBool>,
 }
 
 impl Life {
+    /// `computes` is the container's mark, which its lives hand on.
     pub fn begin(
         host: Arc<Host>,
         memory: Arc<Account>,
         cpu_of_pod: Option<Arc<Limit>>,
         spec: &ContainerSpec,
+        computes: Arc<AtomicBool>,
     ) -> Arc<Self> {
         let started_at = SystemTime::now();
         Arc::new(Self {
@@ -127,7 +129,7 @@ impl Life {
             kill: CancellationToken::new(),
             instances: AtomicU64::new(0),
             calls: AtomicU64::new(0),
-            computes: AtomicBool::new(false),
+            computes,
         })
     }
 

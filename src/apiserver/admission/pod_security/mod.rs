@@ -57,7 +57,7 @@ fn template(info: &KindInfo) -> Option<&'static str> {
 /// What the object's namespace demands. Labels that are wrong were refused; older ones are noted.
 fn demanded(request: &Request<'_>, asker: &Asker<'_>) -> Option<Demand> {
     let home = Place { kind: &Namespace, namespace: "", name: request.place.namespace };
-    let namespace = request.registry.find(home)?;
+    let namespace = request.registry.known(home)?;
     let (demand, errors) = levels::demand(&namespace["metadata"]["labels"]);
     if let Some(error) = errors.0.first() {
         asker.said.annotate(format!("{PREFIX}error"), format!("Failed to parse policy: {error}"));

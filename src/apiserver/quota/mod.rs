@@ -1,9 +1,11 @@
 //! ResourceQuotas, held: what a namespace has may not become more than they allow.
 //!
-//! What is used is counted from the stored objects, not read from a status that may be behind. What is
+//! What is used is counted from the stored objects ([`tally`]), not read from a status that may be behind. What is
 //! being created counts from the moment it was let in until it is stored ([`Charge`]), so two creations
 //! at once never share the last place. Namespaces without quotas cost nothing. The status of the quotas
 //! follows the store in a task of its own.
+
+mod tally;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,21 +16,23 @@ use serde_json::{Value, json};
 use super::ApiServer;
 use super::admission::author::Author;
 use super::registry::update::Lane;
-use super::registry::{self, Place, Registry, encoding};
+use super::registry::{Place, Registry};
 use super::status::ApiError;
 use crate::kinds::quantity::Quantity;
 use crate::kinds::quota::{self, Usage};
 use crate::kinds::resource_quota::ResourceQuota;
-use crate::kinds::{KINDS, Kind, KindInfo, meta as kmeta};
+use crate::kinds::{KINDS, KindInfo, meta as kmeta};
 use crate::store::Watch;
+use tally::Tallies;
 
 /// Changes that come this close to each other are counted together.
 const SETTLE: Duration = Duration::from_millis(20);
 
 /// What has been let in and is not stored yet.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Ledger {
     pending: Arc<Mutex<Pending>>,
+    tallies: Tallies,
 }
 
 #[derive(Debug, Default)]
@@ -53,15 +57,8 @@ impl Drop for Charge {
 }
 
 /// The quotas of a namespace.
-fn quotas(registry: &Registry, namespace: &str) -> Result<Vec<Value>, ApiError> {
-    objects(registry, &ResourceQuota, namespace)
-}
-
-fn objects(registry: &Registry, kind: &'static dyn Kind, namespace: &str) -> Result<Vec<Value>, ApiError> {
-    let prefix = encoding::prefix(kind.info(), namespace);
-    let page = registry.store.list(&prefix, None, 0, None).map_err(registry::store_error)?;
-    let place = Place { kind, namespace, name: "" };
-    page.entries.iter().map(|entry| registry::decode(place, entry)).collect()
+fn quotas(registry: &Registry, namespace: &str) -> Result<Vec<Arc<Value>>, ApiError> {
+    registry.all_known(&ResourceQuota, namespace)
 }
 
 fn hard(quota: &Value) -> BTreeMap<&str, Quantity> {
@@ -89,6 +86,7 @@ impl Ledger {
         let quotas = quotas(registry, place.namespace)?;
         let concerned: Vec<&Value> = quotas
             .iter()
+            .map(|quota| &**quota)
             .filter(|quota| hard(quota).keys().any(|name| quota::concerns(info.group, info.plural, name)))
             .filter(|quota| quota::in_scope(quota, info.group, info.plural, new))
             .collect();
@@ -108,10 +106,17 @@ impl Ledger {
         if delta.is_empty() {
             return Ok(None);
         }
-        let stored = objects(registry, place.kind, place.namespace)?;
+        // Counted before the lock, so that under it only what has come since is.
+        for quota in &concerned {
+            self.tallies.used(registry, place.kind, place.namespace, quota)?;
+        }
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         for quota in concerned {
-            let used = used(quota, info, &stored, &pending, place.namespace);
+            // What is stored leaves the pending ones only after it can be counted.
+            let mut used = self.tallies.used(registry, place.kind, place.namespace, quota)?;
+            for (_, usage) in pending.charges.values().filter(|(namespace, _)| namespace == place.namespace) {
+                add(&mut used, usage.clone());
+            }
             if let Some(why) = exceeded(quota, &delta, &used) {
                 return Err(forbidden(why));
             }
@@ -130,18 +135,6 @@ fn more(new: Usage, old: Usage) -> Usage {
         (name, amount.minus(before))
     });
     growth.filter(|(_, amount)| *amount > Quantity::ZERO).collect()
-}
-
-fn used(quota: &Value, info: &KindInfo, stored: &[Value], pending: &Pending, namespace: &str) -> Usage {
-    let mut used = Usage::new();
-    let inside = stored.iter().filter(|object| quota::in_scope(quota, info.group, info.plural, object));
-    inside.for_each(|object| add(&mut used, cost(info, object)));
-    for (place, usage) in pending.charges.values() {
-        if place == namespace {
-            add(&mut used, usage.clone());
-        }
-    }
-    used
 }
 
 fn add(sum: &mut Usage, more: Usage) {
@@ -185,7 +178,7 @@ pub async fn run(server: ApiServer) {
 
 /// The namespaces that have quotas.
 fn namespaces(registry: &Registry) -> BTreeSet<String> {
-    let quotas = objects(registry, &ResourceQuota, "").unwrap_or_default();
+    let quotas = quotas(registry, "").unwrap_or_default();
     quotas.iter().map(|quota| kmeta::text(quota, "namespace").to_owned()).collect()
 }
 
@@ -228,7 +221,11 @@ fn namespace_of(key: &str) -> Option<&str> {
 
 /// Brings the statuses of a namespace's quotas up to date.
 async fn count(registry: &Registry, namespace: &str) {
-    for quota in quotas(registry, namespace).unwrap_or_default() {
+    let quotas = quotas(registry, namespace).unwrap_or_default();
+    if quotas.is_empty() {
+        registry.quotas.tallies.forget(namespace);
+    }
+    for quota in quotas {
         let name = kmeta::text(&quota, "name");
         let place = Place { kind: &ResourceQuota, namespace, name };
         let change = |quota: &Value| {
@@ -252,9 +249,7 @@ fn total(registry: &Registry, quota: &Value, namespace: &str) -> Result<Value, A
         let info = kind.info();
         let concerned = names.keys().any(|name| quota::concerns(info.group, info.plural, name));
         if concerned {
-            let stored = objects(registry, kind, namespace)?;
-            let inside = stored.iter().filter(|object| quota::in_scope(quota, info.group, info.plural, object));
-            inside.for_each(|object| add(&mut used, cost(info, object)));
+            add(&mut used, registry.quotas.tallies.used(registry, kind, namespace, quota)?);
         }
     }
     let shown = names.keys().map(|name| {
@@ -266,7 +261,30 @@ fn total(registry: &Registry, quota: &Value, namespace: &str) -> Result<Value, A
 
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
+
     use super::*;
+    use crate::apiserver::tests::Api;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn of_many_at_once_as_many_get_in_as_fit() {
+        let api = Api::start().await;
+        let home = "/api/v1/namespaces/default";
+        let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"count/configmaps": "7", "secrets": "1"}}});
+        assert_eq!(api.post(&format!("{home}/resourcequotas"), quota).await.0, StatusCode::CREATED);
+        let make = |name: String| api.post_to(format!("{home}/configmaps"), json!({"metadata": {"name": name}}));
+        for round in 0..4 {
+            let all = (0..20).map(|number| tokio::spawn(make(format!("c{round}-{number}"))));
+            let codes: Vec<StatusCode> = futures::future::join_all(all).await.into_iter().flatten().collect();
+            // The first time all seven, then the one whose place was made free.
+            let made = codes.iter().filter(|code| **code == StatusCode::CREATED).count();
+            assert_eq!(made, if round == 0 { 7 } else { 1 }, "{codes:?}");
+            let there = api.get(&format!("{home}/configmaps")).await.1;
+            assert_eq!(there["items"].as_array().map(Vec::len), Some(7));
+            let one = there["items"][0]["metadata"]["name"].as_str().unwrap_or_default();
+            assert_eq!(api.delete(&format!("{home}/configmaps/{one}")).await.0, StatusCode::OK);
+        }
+    }
 
     #[test]
     fn only_what_is_exceeded_is_told() {
