@@ -79,6 +79,7 @@ impl Pod {
             instances,
             run: 0,
             linux: LinuxContainer::default(),
+            target: None,
         };
         let sandbox = SandboxSpec {
             uid: "bench".to_owned(),
@@ -87,6 +88,7 @@ impl Pod {
             hostname: "bench".to_owned(),
             ip: "127.64.0.1".parse().expect("an address"),
             memory_limit: Some(128 << 20),
+            cpu_limit_millis: None,
             isolation: Isolation::Shared,
             outbound: Arc::new(Nowhere),
             linux: LinuxSandbox::default(),

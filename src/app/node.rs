@@ -116,7 +116,11 @@ pub async fn serve(
         max_pods: NodeConfig::MAX_PODS,
         eviction_hard: options.eviction_hard,
     };
+    let data_dir = config.data_dir.clone();
     let ran = crate::node::run(config, client, runtimes, stop).await;
+    if !leave_running {
+        crate::node::let_go(&data_dir);
+    }
     // What containers that run on still need stays.
     for range in claimed.into_iter().filter(|_| !leave_running) {
         anyip::release(range);

@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
@@ -60,7 +61,7 @@ pub async fn fetch(place: &str, account: &Account) -> Result<Fetched> {
     let credentials = account.credentials(&reference)?;
     let dir = tempfile::tempdir().context("cannot make a temporary directory")?;
     let puller = Puller::open(dir.path(), account.registries.trust()?)?;
-    let pulled = puller.pull(&reference, &credentials).await;
+    let pulled = puller.pull(&reference, &credentials, &Arc::default()).await;
     let pulled = pulled.with_context(|| format!("there is no file {place}, and it cannot be pulled as an image"))?;
     Ok(Fetched { bytes: read(&pulled.path)?, manifest: Some(pulled.manifest) })
 }

@@ -4,16 +4,20 @@
 //! node has more than one runtime, the image of the pod's first container does: a module is for the first
 //! runtime, what an engine has, or a registry as an ordinary image, is for the engine's. What nobody knows
 //! is for the first, which then says what is wrong with it. A module that has a container's image to fall
-//! back to ([`super::fallback`]) is made ready first: if it cannot be, the pod is for the engine.
+//! back to ([`super::fallback`]) is made ready first: if it cannot be, or if what it imports or exports lets
+//! no container of it start, the pod is for the engine.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 
 use super::context::Context;
 use super::images::{PullPolicy, Wanted};
+use super::plan::{Index, Plan};
 use super::pod::Note;
-use super::{fallback, instances, pull_secrets};
+use super::{compose, fallback, instances, pull_secrets};
+use crate::oci::Credentials;
 use crate::reconcile::ObjectKey;
 use crate::runtime::Runtime;
 
@@ -41,17 +45,9 @@ async fn by_image(context: &Context, pod: &core::Pod) -> Result<Arc<dyn Runtime>
     // Of the first of the main containers.
     let index = pod.spec.as_ref().and_then(|spec| spec.init_containers.as_ref()).map_or(0, Vec::len);
     let credentials = pull_secrets::credentials(context, pod, index).await;
-    if let Some(instead) = container.and_then(|container| fallback::image(pod, &container.name)) {
-        if fallback::is_drawn(pod)? {
-            return Ok((*engine).clone());
-        }
-        let policy = PullPolicy::of(container.and_then(|container| container.image_pull_policy.as_deref()));
-        let snapshot = container.map_or(Ok(false), |container| instances::snapshot(pod, &container.name))?;
-        let wanted = Wanted { reference, policy, snapshot, credentials: std::future::ready(credentials) };
-        let Err(refusal) = context.images.obtain(&first, wanted, || ()).await else { return Ok(first) };
-        let message = format!("{}; the image {instead:?} runs in its place", refusal.message);
-        context.tell(pod, &Note { index: Some(index), warning: true, reason: "FallbackImage", message });
-        return Ok((*engine).clone());
+    if may_fall_back(pod) {
+        let unusable = fallback::is_drawn(pod)? || falls_back(context, pod, &first, &credentials).await?;
+        return Ok(if unusable { (*engine).clone() } else { first });
     }
     if context.images.is_known_module(reference, &credentials) {
         return Ok(first);
@@ -65,6 +61,51 @@ async fn by_image(context: &Context, pod: &core::Pod) -> Result<Arc<dyn Runtime>
         Some(false) => Ok((*engine).clone()),
         Some(true) | None => Ok(first),
     }
+}
+
+fn may_fall_back(pod: &core::Pod) -> bool {
+    fallible(pod).next().is_some()
+}
+
+/// The containers that may run as other images, and these.
+fn fallible(pod: &core::Pod) -> impl Iterator<Item = (Index, Cow<'_, core::Container>, &str)> {
+    let own = (0..).take_while(|index| Plan::ephemeral(pod, *index).is_none());
+    let own = own.map_while(|index| Some((index, Plan::container(pod, index)?)));
+    own.filter_map(|(index, container)| {
+        let instead = fallback::image(pod, &container.name)?;
+        Some((index, container, instead))
+    })
+}
+
+/// Whether one of the pod's modules cannot be had, or cannot be run whatever is done; an event then says which,
+/// and why.
+async fn falls_back(
+    context: &Context,
+    pod: &core::Pod,
+    runtime: &Arc<dyn Runtime>,
+    credentials: &Credentials,
+) -> Result<bool, String> {
+    for (index, container, instead) in fallible(pod) {
+        let wanted = Wanted {
+            reference: container.image.as_deref().unwrap_or_default(),
+            policy: PullPolicy::of(container.image_pull_policy.as_deref()),
+            snapshot: instances::snapshot(pod, &container.name)?,
+            credentials: std::future::ready(credentials.clone()),
+            came: Arc::default(),
+        };
+        // What is missing in a part may be in another.
+        let whole = compose::role(pod, &container.name)? == compose::Role::Runs(Vec::new());
+        let why = match context.images.obtain(runtime, wanted, || ()).await {
+            Err(refusal) => Some(refusal.message),
+            Ok(obtained) => obtained.image.problem().filter(|_| whole).map(str::to_owned),
+        };
+        if let Some(why) = why {
+            let message = format!("{why}; the image {instead:?} runs in its place");
+            context.tell(pod, &Note { index: Some(index), warning: true, reason: "FallbackImage", message });
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn missing(handler: &str) -> String {

@@ -18,7 +18,7 @@ const MAX_OUTPUT: usize = 10 << 10;
 /// image's name, the container's.
 pub fn program_names(pod: &core::Pod, container: &str) -> Vec<String> {
     let found = (0..Plan::of(pod).containers.len()).filter_map(|index| Plan::container(pod, index));
-    found.filter(|found| found.name == container).flat_map(names).collect()
+    found.filter(|found| found.name == container).flat_map(|found| names(&found)).collect()
 }
 
 /// The same for one container.

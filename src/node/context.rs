@@ -20,7 +20,7 @@ use super::logs::{ContainerLog, Logs};
 use super::machine::Machine;
 use super::objects::Objects;
 use super::plan::{Index, Plan};
-use super::pod::Note;
+use super::pod::{Eviction, Note};
 use super::recovery::Recovery;
 use super::resolver;
 use super::routes::Routes;
@@ -28,7 +28,7 @@ use super::usage::PodUsage;
 use super::volumes::Volumes;
 use crate::network::Network;
 use crate::reconcile::{EventKind, ObjectKey, Recorder, Shared};
-use crate::runtime::{Container, Dns, Runtime};
+use crate::runtime::{Container, Dns, Runtime, Sandbox};
 use crate::wire::Outbound;
 
 /// First starts at the same time. Each may read files and compile; more of them at once would only make
@@ -106,6 +106,19 @@ impl Context {
         }
     }
 
+    /// Records an event about the Node.
+    pub fn tell_of_node(&self, kind: EventKind, reason: &str, message: &str) {
+        let name = self.config.name.clone();
+        let about = core::ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Node".into()),
+            uid: Some(name.clone()),
+            name: Some(name),
+            ..core::ObjectReference::default()
+        };
+        self.recorder.record_about(about, kind, reason, message);
+    }
+
     /// Records an event about a pod or one of its containers.
     pub fn tell(&self, pod: &core::Pod, note: &Note) {
         let mut about = kube::Resource::object_ref(pod, &());
@@ -118,7 +131,11 @@ impl Context {
 fn field_path(pod: &core::Pod, index: Index) -> Option<String> {
     let name = &Plan::container(pod, index)?.name;
     let init = pod.spec.as_ref()?.init_containers.as_ref().map_or(0, Vec::len);
-    let list = if index < init { "initContainers" } else { "containers" };
+    let list = match Plan::ephemeral(pod, index) {
+        Some(_) => "ephemeralContainers",
+        None if index < init => "initContainers",
+        None => "containers",
+    };
     Some(format!("spec.{list}{{{name}}}"))
 }
 
@@ -136,8 +153,10 @@ pub struct Entry {
     /// What its containers have used.
     pub usage: PodUsage,
     /// Why the node lets the pod go, once it does.
-    eviction: watch::Sender<Option<String>>,
+    eviction: watch::Sender<Option<Eviction>>,
     lives: Mutex<HashMap<String, Life>>,
+    /// What the containers share, once it is made. The worker owns it.
+    sandbox: Mutex<Option<Weak<dyn Sandbox>>>,
     /// Those that have been started. The worker owns them.
     running: Mutex<HashMap<String, Running>>,
 }
@@ -165,6 +184,7 @@ impl Register {
             usage: PodUsage::default(),
             eviction: watch::Sender::new(None),
             lives: Mutex::default(),
+            sandbox: Mutex::default(),
             running: Mutex::default(),
         });
         self.pods.insert(key, entry.clone());
@@ -191,9 +211,9 @@ impl Register {
 }
 
 impl Entry {
-    /// Lets the pod go, with these words.
-    pub fn evict(&self, message: String) {
-        self.eviction.send_replace(Some(message));
+    /// Lets the pod go.
+    pub fn evict(&self, eviction: Eviction) {
+        self.eviction.send_replace(Some(eviction));
     }
 
     pub fn is_evicted(&self) -> bool {
@@ -201,7 +221,7 @@ impl Entry {
     }
 
     /// For the pod's worker.
-    pub fn evictions(&self) -> watch::Receiver<Option<String>> {
+    pub fn evictions(&self) -> watch::Receiver<Option<Eviction>> {
         self.eviction.subscribe()
     }
 
@@ -212,6 +232,15 @@ impl Entry {
     pub fn started(&self, container: &str, running: &Arc<dyn Container>, console: &Arc<Console>) {
         let running = Running { container: Arc::downgrade(running), console: Arc::downgrade(console) };
         self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(container.to_owned(), running);
+    }
+
+    pub fn set_sandbox(&self, sandbox: &Arc<dyn Sandbox>) {
+        *self.sandbox.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::downgrade(sandbox));
+    }
+
+    /// What the pod's containers share, while there is such.
+    pub fn sandbox(&self) -> Option<Arc<dyn Sandbox>> {
+        self.sandbox.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.upgrade()
     }
 
     /// The present life of a container.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +17,7 @@ use super::context::{Context, Entry};
 use super::heartbeat::Heartbeat;
 use super::image_gc;
 use super::machine;
+use super::pod::Eviction;
 use super::pressure::{Candidate, Seen, Shortage, Signal, Thresholds, choose, message, shortages};
 use crate::reconcile::{EventKind, ObjectKey, Shared};
 
@@ -58,16 +59,8 @@ pub async fn run(context: Arc<Context>, pods: Shared<Pod>, heartbeat: Arc<Heartb
 
 /// Says on the Node that a threshold has been met.
 fn tell(context: &Context, shortage: &Shortage) {
-    let name = context.config.name.clone();
-    let about = ObjectReference {
-        api_version: Some("v1".into()),
-        kind: Some("Node".into()),
-        uid: Some(name.clone()),
-        name: Some(name),
-        ..ObjectReference::default()
-    };
     let text = format!("Attempting to reclaim {}", shortage.signal.resource());
-    context.recorder.record_about(about, EventKind::Warning, "EvictionThresholdMet", &text);
+    context.tell_of_node(EventKind::Warning, "EvictionThresholdMet", &text);
 }
 
 /// Lets one pod go, if any holds something of what is short.
@@ -90,7 +83,7 @@ async fn relieve(context: &Arc<Context>, pods: &Shared<Pod>, shortage: &Shortage
     };
     let Some(chosen) = choose(candidates) else { return };
     if let Some((_, entry)) = present.iter().find(|(_, entry)| entry.uid == chosen.uid) {
-        entry.evict(message(shortage, &chosen));
+        entry.evict(Eviction { message: message(shortage, &chosen), disruption: true });
     }
 }
 
@@ -103,8 +96,7 @@ fn by_memory(pod: &Pod, entry: &Entry) -> Candidate {
 /// A pod by its logs and its volumes.
 fn by_disk(context: &Context, signal: Signal, pod: &Pod, entry: &Entry) -> Candidate {
     let amount = |dir: PathBuf| {
-        let mut found = Found::default();
-        found.add(&dir);
+        let found = Found::of(&dir);
         if signal == Signal::Inodes { found.files } else { found.bytes }
     };
     let resource = if signal == Signal::Inodes { "" } else { "ephemeral-storage" };
@@ -116,12 +108,18 @@ fn by_disk(context: &Context, signal: Signal, pod: &Pod, entry: &Entry) -> Candi
 
 /// What a directory takes.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Found {
-    bytes: u64,
-    files: u64,
+pub struct Found {
+    pub bytes: u64,
+    pub files: u64,
 }
 
 impl Found {
+    pub fn of(dir: &Path) -> Found {
+        let mut found = Found::default();
+        found.add(dir);
+        found
+    }
+
     /// Links are counted, not followed: what they lead to is not the pod's.
     fn add(&mut self, dir: &Path) {
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -149,12 +147,9 @@ mod tests {
         std::fs::create_dir(dir.path().join("a")).expect("a directory");
         std::fs::write(dir.path().join("a/file"), vec![1; 100_000]).expect("written");
         std::os::unix::fs::symlink("/", dir.path().join("out")).expect("a link");
-        let mut found = Found::default();
-        found.add(dir.path());
+        let found = Found::of(dir.path());
         assert_eq!(found.files, 3);
         assert!((100_000..200_000).contains(&found.bytes), "{found:?}");
-        let mut nothing = Found::default();
-        nothing.add(&dir.path().join("absent"));
-        assert_eq!(nothing, Found::default());
+        assert_eq!(Found::of(&dir.path().join("absent")), Found::default());
     }
 }

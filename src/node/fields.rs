@@ -1,5 +1,6 @@
 //! The downward API: fields of a pod and resources of its containers, as text. Pure.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -55,7 +56,7 @@ impl Fields<'_> {
         let named = wanted.container_name.as_deref().filter(|name| !name.is_empty());
         let container = match named {
             Some(name) => (0..).map_while(|index| Plan::container(self.pod, index)).find(|known| known.name == name)?,
-            None => own,
+            None => Cow::Borrowed(own),
         };
         let resources = container.resources.as_ref();
         let (limits, requests) =
@@ -87,28 +88,49 @@ impl Allocatable {
     }
 }
 
-/// A request of a container, in thousandths of its unit.
-pub fn request_millis(container: &core::Container, resource: &str) -> Option<u64> {
-    let request = container.resources.as_ref()?.requests.as_ref()?.get(resource)?;
-    u64::try_from(request.0.parse::<Quantity>().ok()?.millis()).ok()
+/// What asks for resources: a container, or a pod as a whole by its spec.
+pub trait Asks {
+    fn resources(&self) -> Option<&core::ResourceRequirements>;
 }
 
-/// A limit of a container, in thousandths of its unit.
-pub fn limit_millis(container: &core::Container, resource: &str) -> Option<u64> {
-    let limit = container.resources.as_ref()?.limits.as_ref()?.get(resource)?;
-    u64::try_from(limit.0.parse::<Quantity>().ok()?.millis()).ok()
+impl Asks for core::Container {
+    fn resources(&self) -> Option<&core::ResourceRequirements> {
+        self.resources.as_ref()
+    }
 }
 
-/// A request of a container, in whole units.
-pub fn request_units(container: &core::Container, resource: &str) -> Option<u64> {
-    let request = container.resources.as_ref()?.requests.as_ref()?.get(resource)?;
-    u64::try_from(request.0.parse::<Quantity>().ok()?.units()).ok()
+impl Asks for core::PodSpec {
+    fn resources(&self) -> Option<&core::ResourceRequirements> {
+        self.resources.as_ref()
+    }
 }
 
-/// A limit of a container, in whole units.
-pub fn limit_units(container: &core::Container, resource: &str) -> Option<u64> {
-    let limit = container.resources.as_ref()?.limits.as_ref()?.get(resource)?;
-    u64::try_from(limit.0.parse::<Quantity>().ok()?.units()).ok()
+fn request(of: &impl Asks, resource: &str) -> Option<Quantity> {
+    of.resources()?.requests.as_ref()?.get(resource)?.0.parse().ok()
+}
+
+fn limit(of: &impl Asks, resource: &str) -> Option<Quantity> {
+    of.resources()?.limits.as_ref()?.get(resource)?.0.parse().ok()
+}
+
+/// A request, in thousandths of its unit.
+pub fn request_millis(of: &impl Asks, resource: &str) -> Option<u64> {
+    u64::try_from(request(of, resource)?.millis()).ok()
+}
+
+/// A limit, in thousandths of its unit.
+pub fn limit_millis(of: &impl Asks, resource: &str) -> Option<u64> {
+    u64::try_from(limit(of, resource)?.millis()).ok()
+}
+
+/// A request, in whole units.
+pub fn request_units(of: &impl Asks, resource: &str) -> Option<u64> {
+    u64::try_from(request(of, resource)?.units()).ok()
+}
+
+/// A limit, in whole units.
+pub fn limit_units(of: &impl Asks, resource: &str) -> Option<u64> {
+    u64::try_from(limit(of, resource)?.units()).ok()
 }
 
 fn millis(quantity: &ApiQuantity) -> Option<u128> {
@@ -191,7 +213,7 @@ mod tests {
             };
             let pod = pod();
             let container = Plan::container(&pod, index).expect("a container");
-            assert_eq!(with(|fields| fields.resource(&wanted, container)).as_deref(), Some(value), "{resource}");
+            assert_eq!(with(|fields| fields.resource(&wanted, &container)).as_deref(), Some(value), "{resource}");
         }
     }
 }

@@ -23,6 +23,7 @@ use tracing::{info, warn};
 use super::config::NodeConfig;
 use super::fields::Allocatable;
 use super::pressure::Pressure;
+use crate::runtime::Health;
 
 /// How often the Lease is renewed; upstream's interval for a lease of 40 s.
 const LEASE_RENEWAL: Duration = Duration::from_secs(10);
@@ -41,6 +42,8 @@ pub(super) struct Heartbeat {
     /// The port of the node's own API, as bound.
     port: u16,
     pressure: Mutex<Pressure>,
+    /// Of the runtimes that need somebody, by their names.
+    health: Mutex<BTreeMap<&'static str, Health>>,
     /// The status is to be written now: the connection to the server has come back, or a condition has
     /// changed.
     due: Notify,
@@ -70,7 +73,8 @@ impl Heartbeat {
         handlers: Vec<String>,
     ) -> Self {
         let facts = Facts::read(&config, runtime_version, handlers);
-        Heartbeat { client, config, facts, port: bound.port(), pressure: Mutex::default(), due: Notify::new() }
+        let (pressure, health) = (Mutex::default(), Mutex::default());
+        Heartbeat { client, config, facts, port: bound.port(), pressure, health, due: Notify::new() }
     }
 
     /// What pods may use, all of it: a Wasm host keeps nothing back.
@@ -91,6 +95,14 @@ impl Heartbeat {
     pub fn set_pressure(&self, pressure: Pressure) {
         let before = std::mem::replace(&mut *self.pressure.lock().unwrap_or_else(PoisonError::into_inner), pressure);
         if before != pressure {
+            self.due.notify_one();
+        }
+    }
+
+    /// How a runtime does; a change is written at once.
+    pub fn set_health(&self, runtime: &'static str, health: Health) {
+        let mut known = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.insert(runtime, health.clone()) != Some(health) {
             self.due.notify_one();
         }
     }
@@ -254,6 +266,7 @@ impl Heartbeat {
             "pods": self.config.max_pods.to_string(),
         });
         let pressure = *self.pressure.lock().unwrap_or_else(PoisonError::into_inner);
+        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
         json!({
             "capacity": capacity,
             "allocatable": capacity,
@@ -264,7 +277,7 @@ impl Heartbeat {
             "daemonEndpoints": { "kubeletEndpoint": { "Port": self.port } },
             "nodeInfo": self.node_info(),
             "runtimeHandlers": self.facts.handlers.iter().map(|name| json!({ "name": name })).collect::<Vec<_>>(),
-            "conditions": conditions(known, pressure, jiff::Timestamp::now()),
+            "conditions": conditions(known, pressure, &health, jiff::Timestamp::now()),
         })
     }
 
@@ -280,9 +293,14 @@ impl Heartbeat {
     }
 }
 
-/// The conditions of a node that runs, under this pressure. One that is known with the same status keeps
-/// the time of its last change.
-fn conditions(known: &[NodeCondition], pressure: Pressure, now: jiff::Timestamp) -> Value {
+/// The conditions of a node that runs, under this pressure and with these runtimes beside its own host. One
+/// that is known with the same status keeps the time of its last change.
+fn conditions(
+    known: &[NodeCondition],
+    pressure: Pressure,
+    health: &BTreeMap<&str, Health>,
+    now: jiff::Timestamp,
+) -> Value {
     let condition = |kind: &str, status: &str, reason: &str, message: &str| {
         let same = known.iter().find(|known| known.type_ == kind && known.status == status);
         let since = same.and_then(|known| known.last_transition_time.as_ref()).map_or(now, |time| time.0);
@@ -299,12 +317,36 @@ fn conditions(known: &[NodeCondition], pressure: Pressure, now: jiff::Timestamp)
         true => ("True", "KubeletHasDiskPressure", "kubelet has disk pressure"),
         false => ("False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
     };
-    json!([
+    let mut conditions = vec![
         condition("MemoryPressure", memory.0, memory.1, memory.2),
         condition("DiskPressure", disk.0, disk.1, disk.2),
         condition("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         condition("Ready", "True", "KubeletReady", "the Wasm host is ready"),
-    ])
+    ];
+    // A node without its engine is ready all the same, for modules; what a problem detector tells of is told.
+    let ill = health.iter().find_map(|(runtime, health)| match health {
+        Health::Ill(why) => Some((unhealthy(runtime), why)),
+        Health::Well | Health::Unknown => None,
+    });
+    let is_well = health.values().any(|health| *health == Health::Well);
+    match ill {
+        Some((reason, why)) => conditions.push(condition(UNHEALTHY, "True", &reason, why)),
+        None if is_well => conditions.push(condition(UNHEALTHY, "False", HEALTHY.0, HEALTHY.1)),
+        None => {}
+    }
+    Value::Array(conditions)
+}
+
+/// The condition that node-problem-detector has for engines, and what it says when nothing is wrong.
+const UNHEALTHY: &str = "ContainerRuntimeUnhealthy";
+pub(super) const HEALTHY: (&str, &str) =
+    ("ContainerRuntimeIsHealthy", "Container runtime on the node is functioning properly");
+
+/// What it says when something is, e.g. `DockerUnhealthy`.
+pub(super) fn unhealthy(runtime: &str) -> String {
+    let mut letters = runtime.chars();
+    let first = letters.next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(letters).chain("Unhealthy".chars()).collect()
 }
 
 impl Facts {
@@ -391,5 +433,24 @@ mod tests {
         let mut object = json!({ "metadata": { "labels": { "a": "b" } } });
         merge(&mut object, json!({ "metadata": { "name": "n" }, "kind": "Node" }));
         assert_eq!(object, json!({ "metadata": { "labels": { "a": "b" }, "name": "n" }, "kind": "Node" }));
+    }
+
+    #[test]
+    fn an_engine_that_is_away_is_a_condition_of_a_node_that_is_ready() {
+        let told = |health: &[(&'static str, Health)]| {
+            let now = jiff::Timestamp::UNIX_EPOCH;
+            let all = conditions(&[], Pressure::default(), &health.iter().cloned().collect(), now);
+            let of = |kind: &str| {
+                let found = all.as_array()?.iter().find(|one| one["type"] == kind)?;
+                Some(format!("{} {}: {}", found["status"], found["reason"], found["message"]).replace('"', ""))
+            };
+            assert!(of("Ready").is_some_and(|text| text.starts_with("True")));
+            of(UNHEALTHY)
+        };
+        assert_eq!(told(&[]), None);
+        assert_eq!(told(&[("docker", Health::Unknown)]), None);
+        assert_eq!(told(&[("docker", Health::Ill("away".into()))]).as_deref(), Some("True DockerUnhealthy: away"));
+        let well = told(&[("docker", Health::Well)]).unwrap_or_default();
+        assert!(well.starts_with("False ContainerRuntimeIsHealthy: "), "{well}");
     }
 }

@@ -6,7 +6,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::core::v1::Pod;
 use tokio_util::sync::CancellationToken;
 
@@ -88,8 +87,12 @@ pub struct InUse {
 /// All images that the pods name, of containers of every sort.
 fn named(pods: &[Arc<Pod>]) -> HashSet<String> {
     let specs = pods.iter().filter_map(|pod| pod.spec.as_ref());
-    let containers = specs.flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
-    let images: HashSet<String> = containers.filter_map(|container| container.image.clone()).collect();
+    let images = specs.flat_map(|spec| {
+        let own = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        let added = spec.ephemeral_containers.iter().flatten().filter_map(|added| added.image.clone());
+        own.filter_map(|container| container.image.clone()).chain(added)
+    });
+    let images: HashSet<String> = images.collect();
     let annotations = pods.iter().filter_map(|pod| pod.metadata.annotations.as_ref());
     images.into_iter().chain(annotations.flat_map(fallback::images)).collect()
 }
@@ -189,14 +192,7 @@ fn tell_failure(context: &Context, wanted: u64, freed: u64) {
         "Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found {freed} bytes eligible to free."
     );
     tracing::warn!("{message}");
-    let name = context.config.name.clone();
-    let about = core::ObjectReference {
-        kind: Some("Node".into()),
-        uid: Some(name.clone()),
-        name: Some(name),
-        ..core::ObjectReference::default()
-    };
-    context.recorder.record_about(about, EventKind::Warning, "FreeDiskSpaceFailed", &message);
+    context.tell_of_node(EventKind::Warning, "FreeDiskSpaceFailed", &message);
 }
 
 #[cfg(test)]

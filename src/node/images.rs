@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -84,6 +85,8 @@ pub struct Wanted<'a, C> {
     pub snapshot: bool,
     /// Looked up only if a registry may have to be asked.
     pub credentials: C,
+    /// Counts the bytes that have come from it.
+    pub came: Arc<AtomicU64>,
 }
 
 /// The images of one node.
@@ -122,6 +125,11 @@ impl Images {
     /// Something has been pulled since this was asked last.
     pub async fn pulled(&self) {
         self.pulled.notified().await;
+    }
+
+    /// An engine has pulled something.
+    pub fn engine_pulled(&self) {
+        self.pulled.notify_one();
     }
 
     /// What the references that pods name stand for; forgets the others.
@@ -247,7 +255,7 @@ impl Images {
     {
         let text = wanted.reference;
         let reference: oci::Reference = text.parse().map_err(|_| invalid_name(text))?;
-        let credentials = wanted.credentials.await;
+        let (credentials, came) = (wanted.credentials.await, wanted.came);
         let present = puller.present(&reference, &credentials);
         let (found, pulled) = match (wanted.policy, present) {
             (PullPolicy::IfNotPresent | PullPolicy::Never, Some(found)) => (found, None),
@@ -255,7 +263,7 @@ impl Images {
             (PullPolicy::Always, _) | (PullPolicy::IfNotPresent, None) => {
                 announce();
                 let began = Instant::now();
-                let found = puller.pull(&reference, &credentials).await;
+                let found = puller.pull(&reference, &credentials, &came).await;
                 let found = found.map_err(|error| self.not_pulled(text, parsed, &error))?;
                 self.pulled.notify_one();
                 let pulled = Pulled { took: began.elapsed(), bytes: found.bytes };
@@ -384,7 +392,9 @@ mod tests {
         policy: PullPolicy,
     ) -> Result<Obtained, Refusal> {
         let credentials = std::future::ready(Credentials::default());
-        images.obtain(runtime, Wanted { reference, policy, snapshot: false, credentials }, || ()).await
+        images
+            .obtain(runtime, Wanted { reference, policy, snapshot: false, credentials, came: Arc::default() }, || ())
+            .await
     }
 
     #[tokio::test]

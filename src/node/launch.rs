@@ -118,16 +118,14 @@ fn sandbox_spec(context: &Context, pod: &core::Pod, ip: IpAddr, isolation: Isola
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let meta = &pod.metadata;
     let spec = pod.spec.as_ref();
-    let limits = spec.and_then(|spec| spec.resources.as_ref()).and_then(|resources| resources.limits.as_ref());
-    let memory = limits.and_then(|limits| limits.get("memory"));
-    let memory = memory.and_then(|memory| memory.0.parse::<crate::kinds::quantity::Quantity>().ok());
     SandboxSpec {
         uid: text(&meta.uid),
         namespace: text(&meta.namespace),
         name: text(&meta.name),
         hostname: spec.and_then(|spec| spec.hostname.clone()).unwrap_or_else(|| text(&meta.name)),
         ip,
-        memory_limit: memory.and_then(|memory| u64::try_from(memory.units()).ok()),
+        memory_limit: spec.and_then(|spec| limit_units(spec, "memory")),
+        cpu_limit_millis: spec.and_then(|spec| limit_millis(spec, "cpu")),
         isolation,
         outbound: context.outbound.clone(),
         linux: linux::sandbox(pod, context.resolver(pod)),
@@ -179,11 +177,16 @@ impl Launch {
         let began = SystemTime::now();
         let container = Plan::container(&self.pod, self.index)
             .ok_or_else(|| config("CreateContainerError", "the container is not in the pod's spec".to_owned()))?;
+        let container = container.as_ref();
+        let added = Plan::ephemeral(&self.pod, self.index);
+        let target = added.map_or(Ok(None), |added| self.target_of(added))?;
         let instances =
             instances::policy(&self.pod, &container.name).map_err(|why| config("CreateContainerConfigError", why))?;
         let role =
             compose::role(&self.pod, &container.name).map_err(|why| config("CreateContainerConfigError", why))?;
         let providers = match role {
+            // The pod's program is none of its.
+            _ if added.is_some() => Vec::new(),
             Role::Runs(providers) => providers,
             Role::Provides => return self.provide(context, container).await,
         };
@@ -217,8 +220,16 @@ impl Launch {
             instances,
             run: self.run,
             linux: linux::container(&self.pod, container, context.allocatable.memory_bytes),
+            target,
         };
         let started = self.sandbox.start(&spec).await.map_err(refused)?;
+        if added.is_some() && started.http().is_some() {
+            started.stop(Duration::ZERO).await;
+            let message = "its image serves HTTP, and the pod's address belongs to the pod's own containers: an \
+                           ephemeral container can be a command, which is attached to"
+                .to_owned();
+            return Err(Refusal { kind: RefusalKind::Run, reason: "RunContainerError", message });
+        }
         self.post_start(context, container, &started).await?;
         let found = match &*started.state().borrow() {
             RunState::Running { started_at } => Some(*started_at).filter(|at| *at < began),
@@ -228,6 +239,22 @@ impl Launch {
         let about = self.about(container, id.clone());
         let kept = Kept { image: Some(image), image_id, startup, _objects: objects };
         Ok(Launched { about, id, found, container: started, log, console, last_words, kept })
+    }
+
+    /// The container whose processes one that is added is to see.
+    fn target_of(&self, added: &core::EphemeralContainer) -> Result<Option<String>, Refusal> {
+        let target = added.target_container_name.clone().filter(|name| !name.is_empty());
+        match target {
+            Some(target) if !self.runtime.nature().has_processes => Err(config(
+                "CreateContainerConfigError",
+                format!(
+                    "targetContainerName {target:?}: the containers of this pod are instances of modules and no processes, \
+                     so there are none to see; without it (kubectl debug without --target) an ephemeral container shares \
+                     the pod's network, limits and, where it mounts them, its volumes"
+                ),
+            )),
+            target => Ok(target),
+        }
     }
 
     /// Starts a container whose image is a part of others: its image is looked for, and no more.
@@ -338,9 +365,9 @@ fn refused(error: StartError) -> Refusal {
 
 /// Runs a container's `preStop` hook within `limit`. A hook that fails holds nothing up; an event says so.
 pub async fn pre_stop(context: &Context, pod: &core::Pod, index: Index, target: Target, limit: Duration) {
-    let hook = Plan::container(pod, index).and_then(|container| container.lifecycle.as_ref()?.pre_stop.as_ref());
+    let hook = Plan::container(pod, index).and_then(|container| container.lifecycle.as_ref()?.pre_stop.clone());
     let Some(hook) = hook else { return };
-    if let Err(why) = run_hook(hook, &target, limit).await {
+    if let Err(why) = run_hook(&hook, &target, limit).await {
         let message = format!("PreStopHook failed: {why}");
         context.tell(pod, &Note { index: Some(index), warning: true, reason: "FailedPreStopHook", message });
     }
@@ -361,7 +388,7 @@ async fn run_hook(hook: &core::LifecycleHandler, target: &Target, limit: Duratio
     };
     match tokio::time::timeout(limit, run).await {
         Ok(Answer::Success) => Ok(()),
-        Ok(Answer::Failure(why)) => Err(why),
+        Ok(Answer::Failure(why) | Answer::Unknown(why)) => Err(why),
         Err(_) => Err(format!("it took longer than {}", super::backoff::go_duration(limit))),
     }
 }

@@ -29,6 +29,7 @@ mod fields;
 mod fs_group;
 mod grants;
 mod grpc_health;
+mod health;
 mod heartbeat;
 mod image_gc;
 mod images;
@@ -38,6 +39,7 @@ mod isolation;
 mod launch;
 mod linux;
 mod local_images;
+mod local_storage;
 mod log_reader;
 mod logs;
 mod machine;
@@ -94,6 +96,7 @@ use presence::Presence;
 use routes::Routes;
 use server::NodeApi;
 pub use streams::spdy;
+pub use volumes::let_go;
 
 /// The tenth address of those of Services, as elsewhere.
 pub const DNS_HOST: usize = 9;
@@ -133,7 +136,9 @@ pub async fn run(
     tasks.spawn(Agent::new(context.clone(), pods.clone()).run(stop_pods.clone()));
     tasks.spawn(usage::run(context.clone(), shutdown.clone()));
     tasks.spawn(evict::run(context.clone(), pods.clone(), heartbeat.clone(), shutdown.clone()));
+    tasks.spawn(local_storage::run(context.clone(), pods.clone(), shutdown.clone()));
     tasks.spawn(image_gc::run(context.clone(), pods.clone(), shutdown.clone()));
+    tasks.spawn(health::run(context.clone(), heartbeat.clone(), shutdown.clone()));
     tasks.spawn(claims::run(context.clone(), shutdown.clone()));
     let sessions = streams::Sessions::new(shutdown.clone());
     let api = NodeApi { context: context.clone(), pods, sessions, started_at: SystemTime::now() };

@@ -58,6 +58,7 @@ pub fn may_wait(pod: &core::Pod, volume: &core::Volume) -> bool {
         root && source.secret.is_none() && source.cluster_trust_bundle.is_none() && fields.into_iter().all(fixed)
     };
     let spec = pod.spec.as_ref();
+    // Containers that are added later can have no part of a volume.
     let containers = spec.map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
     let mut mounts = containers.into_iter().flatten().flat_map(|container| container.volume_mounts.iter().flatten());
     let whole =

@@ -40,8 +40,8 @@ pub struct State {
     pub cells: Vec<Cell>,
     /// `status.startTime`.
     pub started_at: Timestamp,
-    /// Why the node let the pod go; empty if it did not.
-    pub evicted: String,
+    /// Why the node let the pod go, if it did.
+    pub evicted: Option<Eviction>,
     /// When `activeDeadlineSeconds` ends.
     deadline: Option<Instant>,
 }
@@ -56,6 +56,15 @@ pub enum Stage {
     Ending(Ending),
     /// Nothing runs and nothing will.
     Finished(Cause),
+}
+
+/// Why the node lets a pod go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Eviction {
+    /// In upstream's words.
+    pub message: String,
+    /// The machine is short of something, rather than the pod beyond what it may have.
+    pub disruption: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -78,7 +87,7 @@ pub enum Cause {
     InitFailed,
     /// `activeDeadlineSeconds` have passed.
     Overdue,
-    /// The machine was short of something.
+    /// The node let it go.
     Evicted,
     /// Its deletion was asked for.
     Deleted,
@@ -204,6 +213,8 @@ pub enum Event {
     Changed {
         index: Index,
     },
+    /// The plan has more containers than before, behind the others.
+    Added,
     HookDone,
     /// The endpoints have left.
     Left,
@@ -211,10 +222,8 @@ pub enum Event {
     Delete {
         grace: Duration,
     },
-    /// The machine is short of something, in these words.
-    Evict {
-        message: String,
-    },
+    /// The node lets the pod go.
+    Evict(Eviction),
     /// The API knows the pod no longer.
     Forgotten,
 }
@@ -291,21 +300,11 @@ pub struct Note {
 impl State {
     /// A pod that never ran here.
     pub fn new(plan: &Plan, now: Moment) -> State {
-        let cell = Cell {
-            life: Life::Waiting,
-            restarts: 0,
-            last: None,
-            image_id: String::new(),
-            id: None,
-            streak: 0,
-            refusals: 0,
-            refused: None,
-        };
         State {
             stage: Stage::Preparing { retry: Some(now.at), failures: 0 },
-            cells: vec![cell; plan.containers.len()],
+            cells: vec![Cell::new(); plan.containers.len()],
             started_at: now.wall,
-            evicted: String::new(),
+            evicted: None,
             deadline: plan.active_deadline.map(|after| now.at + after),
         }
     }
@@ -360,7 +359,7 @@ impl State {
         self.cells.iter().zip(&plan.containers).all(|(cell, container)| match container.role {
             Role::Init => cell.succeeded(),
             Role::Sidecar => cell.up() || matches!(&cell.life, Life::Ended(_)),
-            Role::Main => true,
+            Role::Main | Role::Ephemeral => true,
         })
     }
 }
@@ -372,6 +371,20 @@ impl Ending {
 }
 
 impl Cell {
+    /// One that never ran.
+    fn new() -> Cell {
+        Cell {
+            life: Life::Waiting,
+            restarts: 0,
+            last: None,
+            image_id: String::new(),
+            id: None,
+            streak: 0,
+            refusals: 0,
+            refused: None,
+        }
+    }
+
     fn wake(&self) -> Option<Instant> {
         match &self.life {
             Life::BackOff { until, .. } => Some(*until),
@@ -437,7 +450,7 @@ fn earliest(times: impl IntoIterator<Item = Option<Instant>>) -> Option<Instant>
 pub fn restarts(role: Role, policy: Restart, code: i32) -> bool {
     match (role, policy) {
         (Role::Sidecar, _) | (Role::Main, Restart::Always) => true,
-        (_, Restart::Never) => false,
+        (Role::Ephemeral, _) | (_, Restart::Never) => false,
         (Role::Init, _) | (Role::Main, Restart::OnFailure) => code != 0,
     }
 }

@@ -85,6 +85,8 @@ pub enum Answer {
     Success,
     /// Why, in upstream's words where they exist.
     Failure(String),
+    /// It could not be asked: whoever runs the container does not answer. Counts for nothing.
+    Unknown(String),
 }
 
 /// One probe of one container in its present life.
@@ -132,6 +134,10 @@ impl Tracker {
         let ok = match answer {
             Answer::Success => true,
             Answer::Failure(_) => false,
+            Answer::Unknown(_) => {
+                self.next = Some(now + self.plan.period);
+                return None;
+            }
         };
         self.next = Some(now + self.plan.period);
         let (count, threshold) = if ok {
@@ -168,9 +174,20 @@ pub struct Target {
 /// Asks one probe, within its timeout.
 pub async fn ask(probe: &core::Probe, target: &Target) -> Answer {
     let timeout = ProbePlan::of(probe).timeout;
-    tokio::time::timeout(timeout, question(probe, target))
-        .await
-        .unwrap_or_else(|_| Answer::Failure("context deadline exceeded (no answer within the probe's timeout)".into()))
+    let late = "context deadline exceeded (no answer within the probe's timeout)";
+    match tokio::time::timeout(timeout, question(probe, target)).await {
+        Ok(answer) => answer,
+        Err(_) if probe.exec.is_some() => not_run(target, late.into()).await,
+        Err(_) => Answer::Failure(late.into()),
+    }
+}
+
+/// What it means that a command came to no end: that of the container, unless nobody could have run it.
+async fn not_run(target: &Target, why: String) -> Answer {
+    match &target.running {
+        Some((container, _)) if !container.answers().await => Answer::Unknown(why),
+        _ => Answer::Failure(why),
+    }
 }
 
 /// Boxed: the compiler loses sight of what the several questions hold while they wait.
@@ -276,7 +293,7 @@ pub async fn exec(action: &core::ExecAction, target: &Target) -> Answer {
         Ok((code, said)) => {
             Answer::Failure(format!("command {:?} exited with {code}: {}", args.join(" "), said.trim()))
         }
-        Err(why) => Answer::Failure(why),
+        Err(why) => not_run(target, why).await,
     }
 }
 

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 
 use super::plan::{Plan, Role};
-use super::pod::{Cause, Cell, Ended, Life, Moment, Stage, State, restarts};
+use super::pod::{Cause, Cell, Ended, Eviction, Life, Moment, Stage, State, restarts};
 
 /// The state of a pod that this process sees for the first time. `outlives` says of a container's id whether
 /// it is of a runtime that outlives the process.
@@ -20,7 +20,8 @@ pub fn state(plan: &Plan, pod: &core::Pod, now: Moment, outlives: &dyn Fn(&str) 
     if let Some(started_at) = &status.start_time {
         state.started_before(plan, started_at.0, now);
     }
-    let known = || status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+    let known = || lists.into_iter().flatten().flatten();
     for (container, cell) in plan.containers.iter().zip(&mut state.cells) {
         if let Some(known) = known().find(|known| known.name == container.name) {
             restore(cell, known, plan, container.role, now.wall, outlives);
@@ -32,7 +33,9 @@ pub fn state(plan: &Plan, pod: &core::Pod, now: Moment, outlives: &dyn Fn(&str) 
             state.stage = Stage::Finished(Cause::Overdue);
         }
         Some("Failed") if status.reason.as_deref() == Some("Evicted") => {
-            state.evicted = status.message.clone().unwrap_or_default();
+            let told = status.conditions.iter().flatten().any(|known| known.type_ == "DisruptionTarget");
+            let message = status.message.clone().unwrap_or_default();
+            state.evicted = Some(Eviction { message, disruption: told });
             state.stage = Stage::Finished(Cause::Evicted);
         }
         Some("Failed") => state.stage = Stage::Finished(Cause::Completed),

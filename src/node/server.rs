@@ -203,7 +203,11 @@ fn waiting_reason(pod: Option<&Pod>, container: &str) -> String {
     let status = pod.and_then(|pod| pod.status.as_ref());
     let statuses = status
         .into_iter()
-        .flat_map(|status| status.container_statuses.iter().chain(&status.init_container_statuses).flatten());
+        .flat_map(|status| {
+            [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses]
+        })
+        .flatten()
+        .flatten();
     let waiting = statuses
         .filter(|status| status.name == container)
         .find_map(|status| status.state.as_ref()?.waiting.as_ref()?.reason.clone());

@@ -32,17 +32,20 @@ pub struct Picture<'a> {
 pub fn build(picture: &Picture<'_>) -> core::PodStatus {
     let phase = phase(picture);
     let (reason, message) = explanation(picture.state);
-    let init = picture.plan.containers.iter().filter(|container| container.role != Role::Main).count();
-    let mut statuses: Vec<core::ContainerStatus> =
-        (0..picture.state.cells.len()).map(|index| container_status(picture, index)).collect();
-    let mains = statuses.split_off(init.min(statuses.len()));
+    let of = |roles: &[Role]| -> Vec<core::ContainerStatus> {
+        let containers = picture.plan.containers.iter().zip(&picture.state.cells).enumerate();
+        let of_these = containers.filter(|(_, (container, _))| roles.contains(&container.role));
+        of_these.map(|(index, _)| container_status(picture, index)).collect()
+    };
+    let (init, ephemeral) = (of(&[Role::Init, Role::Sidecar]), of(&[Role::Ephemeral]));
     core::PodStatus {
         phase: Some(phase.to_owned()),
         reason,
         message,
         conditions: Some(conditions(picture, phase)),
-        container_statuses: Some(mains),
-        init_container_statuses: (!statuses.is_empty()).then_some(statuses),
+        container_statuses: Some(of(&[Role::Main])),
+        init_container_statuses: (!init.is_empty()).then_some(init),
+        ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
         host_ip: Some(picture.host_ip.to_string()),
         host_ips: Some(vec![core::HostIP { ip: picture.host_ip.to_string() }]),
         pod_ip: picture.ip.map(|ip| ip.to_string()),
@@ -89,6 +92,8 @@ pub fn differs(stored: Option<&core::PodStatus>, wanted: &core::PodStatus) -> bo
         || stored.container_statuses != wanted.container_statuses
         || stored.init_container_statuses.as_deref().unwrap_or_default()
             != wanted.init_container_statuses.as_deref().unwrap_or_default()
+        || stored.ephemeral_container_statuses.as_deref().unwrap_or_default()
+            != wanted.ephemeral_container_statuses.as_deref().unwrap_or_default()
         || (&stored.pod_ip, &stored.host_ip, &stored.start_time)
             != (&wanted.pod_ip, &wanted.host_ip, &wanted.start_time)
         || stored.observed_generation != wanted.observed_generation
@@ -136,7 +141,7 @@ fn explanation(state: &State) -> (Option<String>, Option<String>) {
     };
     let (reason, message) = match cause {
         Cause::Overdue => ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline"),
-        Cause::Evicted => ("Evicted", state.evicted.as_str()),
+        Cause::Evicted => ("Evicted", state.evicted.as_ref().map_or("", |eviction| &eviction.message)),
         Cause::Completed | Cause::InitFailed | Cause::Deleted | Cause::Gone => return (None, None),
     };
     (Some(reason.to_owned()), Some(message.to_owned()))
@@ -177,9 +182,9 @@ fn conditions(picture: &Picture<'_>, phase: &str) -> Vec<core::PodCondition> {
         condition("Ready", ready(picture, containers.clone())),
         condition("ContainersReady", containers),
     ];
-    if !state.evicted.is_empty() {
+    if let Some(eviction) = state.evicted.as_ref().filter(|eviction| eviction.disruption) {
         let mut target = condition("DisruptionTarget", Ok(Some("TerminationByKubelet")));
-        target.message = Some(state.evicted.clone());
+        target.message = Some(eviction.message.clone());
         conditions.push(target);
     }
     if !stored_conditions(picture.pod).iter().any(|known| known.type_ == "PodScheduled") {
@@ -207,7 +212,7 @@ fn initialized(plan: &Plan, state: &State, phase: &str) -> Verdict {
     let waiting = plan.containers.iter().zip(&state.cells).filter(|(container, cell)| match container.role {
         Role::Init => !matches!(&cell.life, Life::Ended(ended) if ended.code == 0),
         Role::Sidecar => !matches!(&cell.life, Life::Running(running) if running.started),
-        Role::Main => false,
+        Role::Main | Role::Ephemeral => false,
     });
     let names: Vec<&str> = waiting.map(|(container, _)| container.name.as_str()).collect();
     let message = format!("containers with incomplete status: [{}]", names.join(" "));
@@ -221,7 +226,8 @@ fn containers_ready(picture: &Picture<'_>, phase: &str) -> Verdict {
         _ => {}
     }
     let counted = picture.plan.containers.iter().zip(&picture.state.cells);
-    let unready = counted.filter(|(container, cell)| container.role != Role::Init && !is_ready(cell));
+    let is_counted = |role| matches!(role, Role::Main | Role::Sidecar);
+    let unready = counted.filter(|(container, cell)| is_counted(container.role) && !is_ready(cell));
     let names: Vec<&str> = unready.map(|(container, _)| container.name.as_str()).collect();
     if names.is_empty() {
         return Ok(None);
@@ -275,13 +281,15 @@ fn container_status(picture: &Picture<'_>, index: usize) -> core::ContainerStatu
     let started = matches!(&cell.life, Life::Running(running) if running.started);
     // An init container that did its work is what its pod is ready by.
     let done = container.role == Role::Init && matches!(&cell.life, Life::Ended(ended) if ended.code == 0);
+    // Nothing asks whether one that was added is ready.
+    let added = container.role == Role::Ephemeral;
     core::ContainerStatus {
         name: container.name.clone(),
         image: container.image.clone(),
         image_id: cell.image_id.clone(),
         container_id,
-        ready: is_ready(cell) || done,
-        started: Some(started),
+        ready: (is_ready(cell) && !added) || done,
+        started: (!added).then_some(started),
         restart_count: i32::try_from(cell.restarts).unwrap_or(i32::MAX),
         state: Some(present(picture, cell, index, &id)),
         last_state: Some(core::ContainerState {
@@ -326,7 +334,8 @@ fn running_since(at: Timestamp) -> core::ContainerState {
 /// Whether the container of `index` waits for init containers, its own turn not having come.
 fn initializing(picture: &Picture<'_>, index: usize) -> bool {
     let first = picture.plan.containers.first().map(|container| container.role);
-    first != Some(Role::Main) && (index > 0 || picture.plan.containers[index].role == Role::Main)
+    let role = picture.plan.containers[index].role;
+    role != Role::Ephemeral && first != Some(Role::Main) && (index > 0 || role == Role::Main)
 }
 
 fn terminated(ended: &Ended, id: Naming<'_>) -> core::ContainerStateTerminated {

@@ -32,7 +32,7 @@ where
                 accounts.into_iter().map(|(user, password)| Account { user, password }).collect();
             announce();
             let began = Instant::now();
-            let image = store.pull(reference, &accounts).await.map_err(failed)?;
+            let image = store.pull(reference, &accounts, &wanted.came).await.map_err(failed)?;
             let pulled = Pulled { took: began.elapsed(), bytes: image.bytes };
             Ok(obtained(image, Some(pulled)))
         }

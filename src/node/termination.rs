@@ -76,7 +76,7 @@ pub fn place(
                 .ok_or_else(|| format!("terminationMessagePath {path:?} is not the absolute path of a file"))?;
             std::fs::create_dir_all(&own).map_err(|error| format!("cannot make {}: {error}", own.display()))?;
             let guest = if parent.is_empty() { "/" } else { parent };
-            mounts.push(Mount { host: own.clone(), guest: guest.to_owned(), read_only: false });
+            mounts.push(Mount::new(own.clone(), guest, false));
             Place { dir: own, rest: name.to_owned() }
         }
     };
@@ -93,7 +93,7 @@ fn file_at(path: &str, mounts: &mut Vec<Mount>, own: PathBuf) -> Result<Place, S
         file.set_permissions(std::fs::Permissions::from_mode(0o666))
     });
     made.map_err(|error| format!("cannot make a file in {}: {error}", own.display()))?;
-    mounts.push(Mount { host: own.join(name), guest: path.to_owned(), read_only: false });
+    mounts.push(Mount::new(own.join(name), path, false));
     Ok(Place { dir: own, rest: name.to_owned() })
 }
 
@@ -190,7 +190,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (data, own) = (dir.path().join("data"), dir.path().join("own"));
         std::fs::create_dir(&data).unwrap();
-        let mut mounts = vec![Mount { host: data.clone(), guest: "/data".into(), read_only: false }];
+        let mut mounts = vec![Mount::new(data.clone(), "/data", false)];
         assert_eq!(place(&container(DEFAULT_PATH), &mut mounts, own.clone(), false), Ok(None));
         assert_eq!(place(&container("/data/../x"), &mut mounts, own.clone(), false), Ok(None));
         assert!(!own.exists());

@@ -7,12 +7,11 @@
 //!
 //! The tokens that every pod is given and few read are fetched when a guest first looks: [`deferred`].
 //!
-//! An `emptyDir` is an ordinary directory; its `sizeLimit` is not enforced.
+//! An `emptyDir` is a directory on the disk or in memory: [`empty_dir`].
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,11 +29,13 @@ use super::fs_group;
 use super::objects::{Lookup, Name, Objects, Tracked, next_known};
 use super::payload::{self, FileBody, Payload, is_inside};
 use super::tokens::Tokens;
-use crate::runtime::{DeferredMounts, Mount};
+use crate::runtime::{DeferredMounts, Mount, Propagation};
 
 mod deferred;
+pub mod empty_dir;
 
 use deferred::Deferred;
+use empty_dir::InMemory;
 
 /// Tokens are fetched anew after this part of their life, as upstream does.
 const TOKEN_RENEWAL: f64 = 0.8;
@@ -46,6 +47,7 @@ pub struct Volumes {
     objects: Arc<Objects>,
     tokens: Tokens,
     claims: Claims,
+    memory: Arc<InMemory>,
     versions: AtomicU64,
 }
 
@@ -70,7 +72,8 @@ pub struct Sources {
 
 impl Volumes {
     pub fn new(root: PathBuf, objects: Arc<Objects>, tokens: Tokens, claims: Claims) -> Volumes {
-        Volumes { root, objects, tokens, claims, versions: AtomicU64::new(0) }
+        let memory = Arc::new(InMemory::new(&root));
+        Volumes { root, objects, tokens, claims, memory, versions: AtomicU64::new(0) }
     }
 
     /// Removes what deleted PersistentVolumes have left.
@@ -126,13 +129,8 @@ impl Volumes {
             self.follow(volume, fields.pod, sources);
             self.write(volume, fields, sources, dir.clone()).await?;
             Ok(Directory { path: dir, read_only: true })
-        } else if volume.empty_dir.is_some() {
-            let failed = |error: io::Error| format!("cannot make {}: {error}", dir.display());
-            fs::create_dir_all(&dir).map_err(failed)?;
-            // Whoever a container's user is, as upstream has it.
-            fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).map_err(failed)?;
-            give_to_group(&dir, fields.pod);
-            Ok(writable(dir))
+        } else if let Some(source) = &volume.empty_dir {
+            self.empty_dir(dir, volume, source, fields).await.map(writable)
         } else if let Some(host) = &volume.host_path {
             host_path(host).map(writable)
         } else if let Some(claim) = &volume.persistent_volume_claim {
@@ -145,6 +143,39 @@ impl Volumes {
                         emptyDir, hostPath, persistentVolumeClaim, downwardAPI and projected"
                 .to_owned())
         }
+    }
+
+    async fn empty_dir(
+        &self,
+        dir: PathBuf,
+        volume: &core::Volume,
+        source: &core::EmptyDirVolumeSource,
+        fields: &Fields<'_>,
+    ) -> Result<PathBuf, String> {
+        let failed = |error: io::Error| format!("cannot make {}: {error}", dir.display());
+        let made = match source.medium.as_deref().unwrap_or_default() {
+            "" => fs::create_dir_all(&dir).map(|()| dir.clone()).map_err(failed)?,
+            "Memory" => {
+                let bytes = empty_dir::capacity(source, fields.pod, fields.allocatable.memory_bytes);
+                let uid = fields.pod.metadata.uid.clone().unwrap_or_default();
+                let (memory, dir, name) = (self.memory.clone(), dir.clone(), volume.name.clone());
+                let made = tokio::task::spawn_blocking(move || memory.make(dir, &uid, &name, bytes));
+                made.await.map_err(|error| error.to_string()).flatten()?
+            }
+            other => {
+                return Err(format!(
+                    "the medium {other:?} is not one of this node's; they are \"\", its disk, and \"Memory\""
+                ));
+            }
+        };
+        empty_dir::open_to_all(&made).map_err(failed)?;
+        give_to_group(&made, fields.pod);
+        Ok(made)
+    }
+
+    /// Where a pod's `emptyDir` of that name is.
+    pub fn empty_dir_of(&self, uid: &str, name: &str) -> PathBuf {
+        self.memory.elsewhere(uid, name).unwrap_or_else(|| self.root.join(uid).join("volumes").join(name))
     }
 
     /// From now on `sources` knows what changes the volume.
@@ -209,16 +240,22 @@ impl Volumes {
         if !is_inside(uid) || uid.contains('/') {
             return;
         }
-        let dir = self.root.join(uid);
-        let _ = tokio::task::spawn_blocking(move || fs::remove_dir_all(dir)).await;
+        let (dir, memory, uid) = (self.root.join(uid), self.memory.clone(), uid.to_owned());
+        let removed = tokio::task::spawn_blocking(move || {
+            memory.remove(&uid, &dir.join("volumes"));
+            fs::remove_dir_all(dir)
+        });
+        let _ = removed.await;
     }
 
     /// Removes the directories of pods that `known` does not know: they went while nobody was here.
     pub fn sweep(&self, known: impl Fn(&str) -> bool) {
-        for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
-            if entry.file_name().to_str().is_some_and(|uid| !known(uid)) {
-                let _ = fs::remove_dir_all(entry.path());
-            }
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let kept = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        for uid in kept.chain(self.memory.pods()).filter(|uid| !known(uid)) {
+            let dir = self.root.join(&uid);
+            self.memory.remove(&uid, &dir.join("volumes"));
+            let _ = fs::remove_dir_all(dir);
         }
     }
 }
@@ -277,7 +314,8 @@ impl PodVolumes {
             let host = sub_path(host, sub.as_deref().unwrap_or_default())?;
             let read_only = self.is_read_only(wish);
             if files || self.is_deferred(&host) || host.is_dir() {
-                mounts.push(Mount { host, guest: wish.mount_path.clone(), read_only });
+                let propagation = propagation(wish);
+                mounts.push(Mount { host, guest: wish.mount_path.clone(), read_only, propagation });
             } else {
                 self.mount_file(container, wish, &host, &mut mounts)?;
             }
@@ -321,10 +359,25 @@ impl PodVolumes {
         let _ = fs::remove_file(&target);
         fs::copy(host, &target).map_err(failed)?;
         if known.is_none() {
-            mounts.push(Mount { host: dir, guest: parent.to_owned(), read_only: self.is_read_only(wish) });
+            let read_only = self.is_read_only(wish);
+            mounts.push(Mount { host: dir, guest: parent.to_owned(), read_only, propagation: propagation(wish) });
         }
         Ok(())
     }
+}
+
+fn propagation(wish: &core::VolumeMount) -> Propagation {
+    match wish.mount_propagation.as_deref() {
+        Some("HostToContainer") => Propagation::HostToContainer,
+        Some("Bidirectional") => Propagation::Bidirectional,
+        _ => Propagation::None,
+    }
+}
+
+/// Lets go of what pods have in memory, when the node stops and none of them goes on.
+pub fn let_go(data_dir: &Path) {
+    let root = data_dir.join("pods");
+    InMemory::new(&root).let_go(&root);
 }
 
 /// To the pod's `fsGroup`, where it names one.

@@ -20,7 +20,7 @@ use super::api;
 use super::context::{Context, Entry, Life as LogLife};
 use super::launch::{self, Kept, Launch, Launched, Surroundings};
 use super::logs::ContainerLog;
-use super::plan::{Index, Plan};
+use super::plan::{self, Index, Plan, Role};
 use super::pod::{Action, Ended, Event, Moment, Note, Refusal, Stage, State, step};
 use super::probes::{self, ProbeKind, Target};
 use super::serving::Gate;
@@ -168,8 +168,8 @@ impl Worker {
                     self.hear(latest);
                 }
                 Ok(()) = evictions.changed() => {
-                    let message = evictions.borrow_and_update().clone().unwrap_or_default();
-                    self.step(Event::Evict { message });
+                    let eviction = evictions.borrow_and_update().clone();
+                    eviction.into_iter().for_each(|eviction| self.step(Event::Evict(eviction)));
                 }
                 Some(outcome) = self.running.next(), if !self.running.is_empty() => self.take(outcome),
                 () = context.recovery.over(), if self.recovering.is_some() => self.recovered(),
@@ -205,6 +205,7 @@ impl Worker {
         match news {
             News::Gone => self.step(Event::Forgotten),
             News::Pod(pod) => {
+                let pod = plan::in_order(&self.pod, pod);
                 let before = std::mem::replace(&mut self.pod, pod);
                 self.compare(&before);
             }
@@ -217,7 +218,8 @@ impl Worker {
         self.writer.shown(self.pod.status.as_ref(), revision, Instant::now());
         if before.metadata.generation != self.pod.metadata.generation {
             let plan = Plan::of(&self.pod);
-            if plan.containers.len() == self.plan.containers.len() {
+            let known = self.plan.containers.len();
+            if plan.containers.len() >= known {
                 let before = std::mem::replace(&mut self.plan, plan);
                 for (index, container) in before.containers.iter().enumerate() {
                     if container.image != self.plan.containers[index].image {
@@ -225,6 +227,10 @@ impl Worker {
                         self.step(Event::Changed { index });
                     }
                 }
+            }
+            if self.plan.containers.len() > known {
+                self.slots.resize_with(self.plan.containers.len(), Slot::default);
+                self.step(Event::Added);
             }
         }
         let labels = |pod: &core::Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
@@ -301,6 +307,7 @@ impl Worker {
             Outcome::Event(event) => self.step(event),
             Outcome::Prepared(Ok((surroundings, sources))) => {
                 self.runtime = surroundings.runtime.name();
+                self.entry.set_sandbox(&surroundings.sandbox);
                 self.surroundings = Some(surroundings);
                 self.watch_volumes(sources);
                 self.step(Event::Prepared(Ok(())));
@@ -364,7 +371,8 @@ impl Worker {
         slot.log = Some(launched.log);
         slot.kept = launched.kept;
         slot.id.clone_from(&id);
-        if slot.served.is_some() && slot.registrations.is_empty() {
+        let added = self.plan.containers[index].role == Role::Ephemeral;
+        if slot.served.is_some() && slot.registrations.is_empty() && !added {
             self.admit_callers(index);
         }
         let last_words = launched.last_words;
@@ -376,7 +384,8 @@ impl Worker {
     /// Lets the world call a container that serves HTTP: on its own ports, or on any if it has none.
     fn admit_callers(&mut self, index: Index) {
         let Some(ip) = self.surroundings.as_ref().map(|around| around.ip) else { return };
-        let declared = Plan::container(&self.pod, index).map(launch::declared_ports).unwrap_or_default();
+        let container = Plan::container(&self.pod, index);
+        let declared = container.map(|container| launch::declared_ports(&container)).unwrap_or_default();
         let alone = self.slots.iter().enumerate().all(|(other, slot)| other == index || slot.registrations.is_empty());
         let local = self.context.network.local();
         let gate = self.slots[index].gate.clone();
@@ -427,7 +436,7 @@ impl Worker {
     fn target(&self, index: Index) -> Option<Target> {
         let container = Plan::container(&self.pod, index)?;
         let slot = self.slots.get(index)?;
-        Some(launch::target(container, self.surroundings.as_ref()?.ip, slot.gate.present(), slot.container.clone()))
+        Some(launch::target(&container, self.surroundings.as_ref()?.ip, slot.gate.present(), slot.container.clone()))
     }
 
     fn probe(&mut self, index: Index, run: u32, kind: ProbeKind) {

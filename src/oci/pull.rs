@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures::StreamExt as _;
@@ -63,6 +64,8 @@ struct Inner {
 struct Source<'a> {
     client: &'a Client,
     reference: &'a Reference,
+    /// Bytes that have come from there.
+    came: &'a AtomicU64,
 }
 
 impl Puller {
@@ -95,12 +98,18 @@ impl Puller {
         })
     }
 
-    /// Asks the registry for the image, and brings what is not here yet.
-    pub async fn pull(&self, reference: &Reference, credentials: &Credentials) -> Result<Pulled, Error> {
+    /// Asks the registry for the image, and brings what is not here yet; `came` counts its bytes meanwhile.
+    pub async fn pull(
+        &self,
+        reference: &Reference,
+        credentials: &Credentials,
+        came: &Arc<AtomicU64>,
+    ) -> Result<Pulled, Error> {
         let (inner, reference, accounts) = (self.inner.clone(), reference.clone(), credentials.matching(reference));
         let registry = reference.resolve_registry().to_owned();
         // A task of its own: what a strange answer makes panic is this pull's failure alone.
-        let task = tokio::spawn(async move { inner.pull(&reference, &accounts).await });
+        let came = came.clone();
+        let task = tokio::spawn(async move { inner.pull(&reference, &accounts, &came).await });
         match tokio::time::timeout(PULL_TIMEOUT, AbortOnDropHandle::new(task)).await {
             Ok(Ok(pulled)) => pulled,
             Ok(Err(_)) => Err(Error::new(ErrorKind::Invalid, format!("registry {registry} gave a senseless answer"))),
@@ -136,9 +145,9 @@ impl Puller {
 }
 
 impl Inner {
-    async fn pull(&self, reference: &Reference, accounts: &[RegistryAuth]) -> Result<Pulled, Error> {
+    async fn pull(&self, reference: &Reference, accounts: &[RegistryAuth], came: &AtomicU64) -> Result<Pulled, Error> {
         let (client, manifest, digest, auth) = self.manifest(reference, accounts).await?;
-        let source = Source { client: &client, reference };
+        let source = Source { client: &client, reference, came };
         let invalid = |why| Error::new(ErrorKind::Invalid, why);
         let (module, bytes, startup) = match layers::plan(&manifest).map_err(invalid)? {
             Plan::Module(layer) => {
@@ -167,7 +176,8 @@ impl Inner {
         if !matches!(layers::plan(&manifest), Ok(layers::Plan::Archives(_))) {
             return Ok(true);
         }
-        let file = self.blob(&Source { client: &client, reference }, &manifest.config, MAX_CONFIG_BYTES).await?;
+        let source = Source { client: &client, reference, came: &AtomicU64::new(0) };
+        let file = self.blob(&source, &manifest.config, MAX_CONFIG_BYTES).await?;
         let text = std::fs::read(&file).map_err(|error| Error::disk("the image's configuration", &error))?;
         Ok(layers::is_of_module(&text))
     }
@@ -309,7 +319,7 @@ impl Inner {
         };
         let mut file = tokio::fs::OpenOptions::new().create(true).append(true).open(&path).await.map_err(disk)?;
         file.set_len(have).await.map_err(disk)?;
-        let came = copy(&mut stream, &mut file, size - have).await;
+        let came = copy(&mut stream, &mut file, size - have, source.came).await;
         file.flush().await.map_err(disk)?;
         let registry = source.reference.resolve_registry();
         match came? {
@@ -339,7 +349,7 @@ impl Inner {
 
 /// Copies until the end; a stream that breaks is as one that ended early, one that brings too much an
 /// error.
-async fn copy(stream: &mut SizedStream, file: &mut tokio::fs::File, room: u64) -> Result<u64, Error> {
+async fn copy(stream: &mut SizedStream, file: &mut tokio::fs::File, room: u64, came: &AtomicU64) -> Result<u64, Error> {
     let mut count = 0;
     while let Some(chunk) = stream.next().await {
         let chunk = match chunk {
@@ -350,6 +360,7 @@ async fn copy(stream: &mut SizedStream, file: &mut tokio::fs::File, room: u64) -
             }
         };
         count += chunk.len() as u64;
+        came.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         if count > room {
             return Err(Error::new(ErrorKind::Invalid, "a blob is longer than its manifest says"));
         }

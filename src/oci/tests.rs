@@ -83,7 +83,7 @@ impl Registry {
     }
 
     async fn pull(&self) -> Result<Pulled, Error> {
-        self.puller().pull(&self.reference, &Credentials::default()).await
+        self.puller().pull(&self.reference, &Credentials::default(), &Arc::default()).await
     }
 }
 
@@ -96,7 +96,8 @@ async fn a_blob_asked_for_by_many_at_once_is_brought_once() {
     let registry = Registry::start(layer(b"module"), b"module", None).await;
     let puller = registry.puller();
     let nobody = Credentials::default();
-    let pulls = (0..20).map(|_| puller.pull(&registry.reference, &nobody));
+    let counted = Arc::default();
+    let pulls = (0..20).map(|_| puller.pull(&registry.reference, &nobody, &counted));
     for pulled in futures::future::join_all(pulls).await {
         let pulled = pulled.unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(std::fs::read(pulled.path).expect("the module"), b"module");
@@ -151,5 +152,5 @@ async fn a_digest_in_the_reference_must_be_the_manifests() {
     let wrong = sha256(b"something else");
     let text = format!("{}/app@{wrong}", registry.reference.registry());
     let reference: Reference = text.parse().expect("a reference");
-    assert!(registry.puller().pull(&reference, &Credentials::default()).await.is_err());
+    assert!(registry.puller().pull(&reference, &Credentials::default(), &Arc::default()).await.is_err());
 }

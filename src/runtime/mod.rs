@@ -19,10 +19,12 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::wire::confinement::Confinement;
@@ -44,6 +46,12 @@ pub struct ImageSource {
 /// An image made ready to start: compiled and linked. Cheap to clone, shared by all pods that use it.
 pub trait Image: Send + Sync + 'static {
     fn digest(&self) -> &str;
+
+    /// Why no container can be started with it, if the image itself tells.
+    fn problem(&self) -> Option<&str> {
+        None
+    }
+
     fn as_any(&self) -> &dyn std::any::Any;
 }
 
@@ -57,6 +65,8 @@ pub struct SandboxSpec {
     pub ip: IpAddr,
     /// Bytes that all instances of all containers may hold together; `None`: each container's limit alone.
     pub memory_limit: Option<u64>,
+    /// Thousandths of a core for all containers together; `None`: each container's limit alone.
+    pub cpu_limit_millis: Option<u64>,
     pub isolation: Isolation,
     /// The guests' way out.
     pub outbound: Arc<dyn Outbound>,
@@ -81,6 +91,25 @@ pub struct Mount {
     pub host: PathBuf,
     pub guest: String,
     pub read_only: bool,
+    pub propagation: Propagation,
+}
+
+impl Mount {
+    /// One that no later mount is seen through.
+    pub fn new(host: impl Into<PathBuf>, guest: impl Into<String>, read_only: bool) -> Self {
+        Self { host: host.into(), guest: guest.into(), read_only, propagation: Propagation::None }
+    }
+}
+
+/// Whether mounts that are made below a directory later are seen on the other side, where there are mounts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Propagation {
+    #[default]
+    None,
+    /// The container sees the machine's.
+    HostToContainer,
+    /// The machine sees the container's, too.
+    Bidirectional,
 }
 
 /// Mounts that are made when somebody first looks: what every pod is given and few ever read costs
@@ -144,6 +173,8 @@ pub struct ContainerSpec {
     /// found again by this number.
     pub run: u32,
     pub linux: LinuxContainer,
+    /// The container of the pod whose processes it is to see, by its name.
+    pub target: Option<String>,
 }
 
 impl ContainerSpec {
@@ -348,6 +379,19 @@ pub struct Nature {
     pub outlives_process: bool,
     /// A container can be given a single file; otherwise files come as directories.
     pub mounts_files: bool,
+    /// Its containers are processes, which others of the pod can be let see.
+    pub has_processes: bool,
+}
+
+/// How whoever a runtime works with does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Health {
+    /// Not asked yet.
+    #[default]
+    Unknown,
+    Well,
+    /// It does not answer: why, and what to do.
+    Ill(String),
 }
 
 /// An image in a runtime's own store.
@@ -389,8 +433,8 @@ pub trait ImageStore: Send + Sync {
     async fn find(&self, reference: &str) -> Result<Option<StoredImage>, ImageError>;
 
     /// Brings what the registry has under that name now, by the first account that is given it; without
-    /// accounts, as anybody.
-    async fn pull(&self, reference: &str, accounts: &[Account]) -> Result<StoredImage, ImageError>;
+    /// accounts, as anybody. `came` tells the bytes that have come so far.
+    async fn pull(&self, reference: &str, accounts: &[Account], came: &AtomicU64) -> Result<StoredImage, ImageError>;
 
     /// The images that it brought for this node; never those that others did.
     async fn list(&self) -> Vec<KeptImage>;
@@ -410,6 +454,11 @@ pub trait Runtime: Send + Sync + 'static {
 
     fn nature(&self) -> Nature {
         Nature::default()
+    }
+
+    /// Whether what it works with answers, now and each change of it; `None` for a runtime that needs nobody.
+    fn health(&self) -> Option<watch::Receiver<Health>> {
+        None
     }
 
     /// Where it keeps images; `None` for a runtime that is given files.
@@ -452,6 +501,12 @@ pub trait Sandbox: Send + Sync + 'static {
     /// Starts a container's one life. Called again after it ended, for a restart: then it must be quick.
     async fn start(&self, spec: &ContainerSpec) -> Result<Arc<dyn Container>, StartError>;
 
+    /// Connects to a port as the pod's own processes do, by its loopback; `None`: nobody here can, and the
+    /// pod's address is all there is.
+    async fn connect(&self, _port: u16) -> Option<std::io::Result<TcpStream>> {
+        None
+    }
+
     /// Holds the pod's packets to these rules from now on; `None`: to none. Only a runtime whose pods have a
     /// network of their own need do anything: the others' connections are made by the node.
     ///
@@ -481,6 +536,16 @@ pub trait Container: Send + Sync + 'static {
     async fn stop(&self, grace: Duration);
 
     fn usage(&self) -> Usage;
+
+    /// Bytes that it has written to files of its own, beside its volumes.
+    async fn written_bytes(&self) -> u64 {
+        0
+    }
+
+    /// Whether whoever runs it answers now: if not, nothing can be said of it.
+    async fn answers(&self) -> bool {
+        true
+    }
 
     /// Whether who asks for a terminal gets a real one.
     fn has_terminals(&self) -> bool {

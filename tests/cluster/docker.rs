@@ -13,13 +13,18 @@ use crate::harness::{
 };
 use crate::registry::Registry;
 
+mod debug;
+mod faults;
+mod linux;
+mod mix;
 mod policies;
+mod volumes;
 
 /// The image of all these pods.
 const BUSYBOX: &str = "bb:1";
 /// The programs of busybox that tests use.
-const PROGRAMS: &str = "cat dd echo env false hostname httpd id kill ls mkdir nc nslookup sh sleep stat sync tar touch \
-                        true wget";
+const PROGRAMS: &str = "cat dd echo env false hostname httpd id kill ls mkdir mount nc nslookup rm sh sleep stat sync tar touch \
+                        true tr wget";
 /// Of private ranges, so that engines side by side do not meet.
 static NEXT: AtomicU8 = AtomicU8::new(0);
 
@@ -28,11 +33,39 @@ struct Engine {
     process: Option<Child>,
     dir: tempfile::TempDir,
     number: u8,
+    flags: Vec<&'static str>,
 }
 
 impl Engine {
     /// `None`, said aloud, where none can be run.
     fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// One with more flags.
+    fn start_with(flags: &[&'static str]) -> Option<Self> {
+        let mut engine = Self::prepare()?;
+        engine.flags = flags.to_vec();
+        engine.begin();
+        engine.make_image();
+        Some(engine)
+    }
+
+    /// One that has so much room.
+    fn start_on_tmpfs(size: &str) -> Option<Self> {
+        let mut engine = Self::prepare()?;
+        let data = engine.dir.path().join("data");
+        std::fs::create_dir(&data).expect("a directory");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(&data);
+        let mounted = mount.output().expect("mount runs");
+        assert!(mounted.status.success(), "{}", both(&mounted));
+        engine.begin();
+        engine.make_image();
+        Some(engine)
+    }
+
+    fn prepare() -> Option<Self> {
         if kubectls().is_empty() {
             return None;
         }
@@ -53,10 +86,7 @@ impl Engine {
         }
         let dir = tempfile::Builder::new().prefix("docker").tempdir_in("/tmp").expect("a directory");
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let mut engine = Self { process: None, dir, number };
-        engine.begin();
-        engine.make_image();
-        Some(engine)
+        Some(Self { process: None, dir, number, flags: Vec::new() })
     }
 
     /// Starts the engine; again, after [`Engine::end`].
@@ -66,7 +96,7 @@ impl Engine {
         let mut command = Command::new("dockerd");
         command.arg("--data-root").arg(path("data")).arg("--exec-root").arg(path("exec"));
         command.arg("--pidfile").arg(path("pid")).arg("-H").arg(self.address());
-        command.args(["--iptables=false", "--ip6tables=false", "--bridge=none"]);
+        command.args(["--iptables=false", "--ip6tables=false", "--bridge=none"]).args(&self.flags);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log);
         self.process = Some(command.spawn().expect("dockerd starts"));
         eventually("the engine to answer", PATIENCE, || {
@@ -77,10 +107,16 @@ impl Engine {
 
     /// Stops the engine, and with it its containers.
     fn end(&mut self) {
-        let Some(mut process) = self.process.take() else { return };
+        self.signal(rustix::process::Signal::TERM);
+        if let Some(mut process) = self.process.take() {
+            let _ = process.wait();
+        }
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let Some(process) = &self.process else { return };
         let pid = rustix::process::Pid::from_raw(process.id().cast_signed()).expect("a process id");
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _ = process.wait();
+        let _ = rustix::process::kill_process(pid, signal);
     }
 
     fn address(&self) -> String {
@@ -104,18 +140,27 @@ impl Engine {
     }
 
     fn make_image(&self) {
-        let root = self.dir.path().join("root");
-        for dir in ["bin", "tmp", "etc"] {
-            std::fs::create_dir_all(root.join(dir)).expect("a directory");
-        }
-        std::fs::copy("/usr/bin/busybox", root.join("bin/busybox")).expect("copied");
-        for program in PROGRAMS.split_whitespace() {
-            std::os::unix::fs::symlink("busybox", root.join("bin").join(program)).expect("a link");
-        }
-        let tar = self.dir.path().join("root.tar");
+        self.import(BUSYBOX, &[], |root| {
+            for dir in ["bin", "tmp", "etc"] {
+                std::fs::create_dir_all(root.join(dir)).expect("a directory");
+            }
+            std::fs::copy("/usr/bin/busybox", root.join("bin/busybox")).expect("copied");
+            for program in PROGRAMS.split_whitespace() {
+                std::os::unix::fs::symlink("busybox", root.join("bin").join(program)).expect("a link");
+            }
+        });
+    }
+
+    /// Makes an image of what `fill` puts into a directory; `flags` are those of `docker import`.
+    fn import(&self, name: &str, flags: &[&str], fill: impl FnOnce(&Path)) {
+        let work = tempfile::tempdir().expect("a directory");
+        let (root, tar) = (work.path().join("root"), work.path().join("root.tar"));
+        std::fs::create_dir(&root).expect("a directory");
+        fill(&root);
         let packed = Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).arg(".").status();
         assert!(packed.is_ok_and(|status| status.success()), "tar packs");
-        self.docker(&["import", &tar.display().to_string(), BUSYBOX]);
+        let tar = tar.display().to_string();
+        self.docker(&["import"].iter().chain(flags).copied().chain([tar.as_str(), name]).collect::<Vec<_>>());
     }
 
     /// A cluster that uses this engine.
@@ -141,6 +186,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        self.signal(rustix::process::Signal::CONT);
         if std::thread::panicking() {
             eprintln!("--- the end of the engine's log:\n{}", self.log());
         }
@@ -153,6 +199,8 @@ impl Drop for Engine {
             let _ = self.try_docker(&["network", "rm", id]);
         }
         self.end();
+        // Where it had a disk of its own.
+        let _ = Command::new("umount").arg("--lazy").arg(self.dir.path().join("data")).output();
     }
 }
 

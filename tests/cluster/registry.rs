@@ -28,7 +28,7 @@ pub struct Registry {
 
 impl Registry {
     /// `None`, said aloud, where there is none to be run.
-    fn start() -> Option<Self> {
+    pub fn start() -> Option<Self> {
         Self::with(|_| String::new())
     }
 
@@ -261,8 +261,22 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 impl Registry {
-    /// Makes an ordinary image of layers, each packed as its suffix says.
-    fn put_image(&self, name: &str, tag: &str, process: &Value, layers: &[(&str, Vec<u8>)]) {
+    /// Makes an image `NAME:1` that there is for one sort of machine alone.
+    pub fn put_image_for(&self, name: &str, architecture: &str) {
+        let (digest, size) = self.put_image(name, "only", &json!({}), &[("gzip", gzip(&archive(&[])))]);
+        let index = json!({
+            "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": [{
+                "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest, "size": size,
+                "platform": { "os": "linux", "architecture": architecture },
+            }],
+        });
+        let media_type = "application/vnd.oci.image.index.v1+json";
+        self.put(&format!("/v2/{name}/manifests/1"), media_type, index.to_string().as_bytes());
+    }
+
+    /// Makes an ordinary image of layers, each packed as its suffix says; its manifest's digest and size.
+    fn put_image(&self, name: &str, tag: &str, process: &Value, layers: &[(&str, Vec<u8>)]) -> (String, usize) {
         let config = json!({
             "architecture": "wasm", "os": "wasip1", "rootfs": {"type": "layers", "diff_ids": []}, "config": process,
         });
@@ -281,7 +295,9 @@ impl Registry {
             "layers": layers.iter().map(layer).collect::<Vec<_>>(),
         });
         let media_type = "application/vnd.oci.image.manifest.v1+json";
-        self.put(&format!("/v2/{name}/manifests/{tag}"), media_type, manifest.to_string().as_bytes());
+        let manifest = manifest.to_string();
+        self.put(&format!("/v2/{name}/manifests/{tag}"), media_type, manifest.as_bytes());
+        (sha256(manifest.as_bytes()), manifest.len())
     }
 }
 

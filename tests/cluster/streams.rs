@@ -103,7 +103,7 @@ spec:
 "#;
 
 /// A cluster whose images are the above.
-fn cluster() -> (Cluster, tempfile::TempDir) {
+pub fn cluster() -> (Cluster, tempfile::TempDir) {
     let images = tempfile::tempdir().expect("a directory");
     for name in ["tool", "hello"] {
         fs::create_dir(images.path().join(name)).expect("a directory");
@@ -114,7 +114,7 @@ fn cluster() -> (Cluster, tempfile::TempDir) {
     (cluster, images)
 }
 
-fn with_pods() -> (Cluster, tempfile::TempDir) {
+pub fn with_pods() -> (Cluster, tempfile::TempDir) {
     let (cluster, images) = cluster();
     cluster.apply(PODS);
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/tool", "pod/web", "--timeout=60s"]);

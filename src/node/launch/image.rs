@@ -2,6 +2,7 @@
 //! is told of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
@@ -12,12 +13,16 @@ use super::super::context::Context;
 use super::super::fallback;
 use super::super::images::{ImageFile, PullPolicy, Pulled, Wanted};
 use super::super::instances;
+use super::super::plan::Plan;
 use super::super::pod::{Note, Refusal};
 use super::super::pull_secrets;
 use super::super::stored_images;
 use super::{Launch, config};
 use crate::oci::{Credentials, Startup};
 use crate::runtime::{Image, ImageSource};
+
+/// Between two events about one pull.
+const PROGRESS: Duration = Duration::from_secs(60);
 
 impl Launch {
     /// The image, what the status calls it, and how it wants to be started.
@@ -31,9 +36,13 @@ impl Launch {
         let wanted = Wanted { snapshot, ..self.wanted(context, container) };
         let (reference, store) = (wanted.reference, self.runtime.images());
         let announce = || self.tell_pulling(context, reference);
+        let came = wanted.came.clone();
+        let tell = |progress: String| {
+            self.tell(context, false, "Pulling", format!("Pulling image \"{reference}\": {progress}"))
+        };
         let obtained = match store {
             // Asked each time: what is kept elsewhere may be removed there.
-            Some(store) => stored_images::obtain(store, wanted, announce).await,
+            Some(store) => while_telling(&came, tell, stored_images::obtain(store, wanted, announce)).await,
             None => {
                 if let Some(image) = self.kept.image.clone().filter(|_| wanted.policy != PullPolicy::Always) {
                     return Ok((image, self.kept.image_id.clone(), self.kept.startup.clone()));
@@ -41,10 +50,13 @@ impl Launch {
                 if !providers.is_empty() {
                     return self.composed(context, container, providers).await;
                 }
-                context.images.obtain(&self.runtime, wanted, announce).await
+                while_telling(&came, tell, context.images.obtain(&self.runtime, wanted, announce)).await
             }
         };
         let obtained = obtained.inspect_err(|refusal| self.tell_not_pulled(context, refusal))?;
+        if store.is_some() && obtained.pulled.is_some() {
+            context.images.engine_pulled();
+        }
         self.tell_pulled(context, reference, obtained.pulled.as_ref());
         Ok((obtained.image, obtained.id, obtained.startup))
     }
@@ -96,13 +108,15 @@ impl Launch {
             reference: self.reference(container),
             policy: PullPolicy::of(container.image_pull_policy.as_deref()),
             snapshot: false,
+            came: Arc::default(),
             credentials: pull_secrets::credentials(context, &self.pod, self.index),
         }
     }
 
     /// What stands for the container's image in this runtime.
     fn reference<'a>(&'a self, container: &'a core::Container) -> &'a str {
-        let instead = fallback::image(&self.pod, &container.name).filter(|_| self.runtime.images().is_some());
+        let falls_back = self.runtime.images().is_some() && Plan::ephemeral(&self.pod, self.index).is_none();
+        let instead = fallback::image(&self.pod, &container.name).filter(|_| falls_back);
         instead.or(container.image.as_deref()).unwrap_or_default()
     }
 
@@ -142,7 +156,53 @@ impl Launch {
     }
 }
 
+/// Tells from time to time how much of a long pull has come.
+async fn while_telling<T>(came: &AtomicU64, tell: impl Fn(String), pull: impl Future<Output = T>) -> T {
+    tokio::pin!(pull);
+    let mut taken = Duration::ZERO;
+    loop {
+        tokio::select! {
+            pulled = &mut pull => return pulled,
+            () = tokio::time::sleep(PROGRESS) => {}
+        }
+        taken += PROGRESS;
+        let bytes = came.load(Ordering::Relaxed);
+        if bytes > 0 {
+            tell(format!("{bytes} bytes have come in {}", go_duration(taken)));
+        }
+    }
+}
+
 fn uppercase_first(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_pull_is_told_of_once_a_minute_and_a_short_one_not_at_all() {
+        let told = Mutex::new(Vec::new());
+        let tell = |text| told.lock().expect("no panic").push(text);
+        let came = AtomicU64::new(0);
+        let pull = |seconds: u64| {
+            let came = &came;
+            async move {
+                for second in 0..seconds {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    came.store(second * 1000, Ordering::Relaxed);
+                }
+            }
+        };
+        while_telling(&came, tell, pull(59)).await;
+        assert!(told.lock().expect("no panic").is_empty());
+        while_telling(&came, tell, pull(150)).await;
+        let told = told.lock().expect("no panic");
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told.iter().zip(["1m0s", "2m0s"]).all(|(text, time)| text.ends_with(time)), "{told:?}");
+    }
 }

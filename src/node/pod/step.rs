@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
-    Action, Cause, Cell, Ended, Ending, Event, Life, Moment, Note, OVERTIME, Refusal, RefusalKind, Running, Stage,
-    State, Stop, restarts,
+    Action, Cause, Cell, Ended, Ending, Event, Eviction, Life, Moment, Note, OVERTIME, Refusal, RefusalKind, Running,
+    Stage, State, Stop, restarts,
 };
 use crate::node::backoff;
 use crate::node::plan::{Index, Plan, Role};
@@ -46,10 +46,14 @@ impl Step<'_> {
             Event::Exited { index, run, ended, served } => self.exited(index, run, ended, served),
             Event::Probed { index, run, kind, answer } => self.probed(index, run, kind, &answer),
             Event::Changed { index } => self.changed(index),
+            Event::Added => {
+                self.state.cells.resize(self.plan.containers.len(), Cell::new());
+                self.advance();
+            }
             Event::HookDone => self.ending(|ending| ending.hooks = ending.hooks.saturating_sub(1)),
             Event::Left => self.ending(|ending| ending.left = true),
             Event::Delete { grace } => self.end(Cause::Deleted, grace),
-            Event::Evict { message } => self.evict(message),
+            Event::Evict(eviction) => self.evict(eviction),
             Event::Forgotten => self.end(Cause::Gone, self.plan.grace),
         }
     }
@@ -123,16 +127,15 @@ impl Step<'_> {
         if self.state.stage != Stage::Active {
             return self.stop_next();
         }
+        // Those that look into the pod wait for nobody: what they are to see may be why others do not start.
         for index in 0..self.state.cells.len() {
-            let cell = &self.state.cells[index];
-            let role = self.plan.containers[index].role;
-            match cell.life {
-                // A life before this process: the node was restarted under a running container.
-                Life::Waiting => self.launch(index, cell.last.is_some()),
-                // The same life: whoever starts it finds it.
-                Life::Outlived { .. } => self.launch(index, false),
-                _ => {}
+            if self.plan.containers[index].role == Role::Ephemeral {
+                self.begin(index);
             }
+        }
+        for index in 0..self.state.cells.len() {
+            let role = self.plan.containers[index].role;
+            self.begin(index);
             let cell = &self.state.cells[index];
             match role {
                 Role::Init if cell.succeeded() => {}
@@ -144,11 +147,23 @@ impl Step<'_> {
                 }
                 Role::Sidecar if cell.up() => {}
                 Role::Sidecar => return,
-                Role::Main => {}
+                Role::Main | Role::Ephemeral => {}
             }
         }
         if self.mains().all(|cell| matches!(cell.life, Life::Ended(_))) {
             self.end(Cause::Completed, self.plan.grace);
+        }
+    }
+
+    /// Starts a container whose turn it is, unless it was started.
+    fn begin(&mut self, index: Index) {
+        let cell = &self.state.cells[index];
+        match cell.life {
+            // A life before this process: the node was restarted under a running container.
+            Life::Waiting => self.launch(index, cell.last.is_some()),
+            // The same life: whoever starts it finds it.
+            Life::Outlived { .. } => self.launch(index, false),
+            _ => {}
         }
     }
 
@@ -312,6 +327,9 @@ impl Step<'_> {
             Answer::Failure(why) => {
                 self.tell(Some(index), true, "Unhealthy", format!("{} probe failed: {why}", kind.title()));
             }
+            Answer::Unknown(why) => {
+                self.tell(Some(index), true, "Unhealthy", format!("{} probe errored: {why}", kind.title()));
+            }
         }
         if failed && self.state.stage == Stage::Active {
             self.kill_unhealthy(index, kind);
@@ -363,11 +381,11 @@ impl Step<'_> {
         }
     }
 
-    /// The node needs what the pod holds: it ends almost at once, unless it is ending anyway.
-    fn evict(&mut self, message: String) {
+    /// The pod holds what the node needs, or what is not its: it ends almost at once, unless it is ending anyway.
+    fn evict(&mut self, eviction: Eviction) {
         if matches!(self.state.stage, Stage::Preparing { .. } | Stage::Active) {
-            self.tell(None, true, "Evicted", message.clone());
-            self.state.evicted = message;
+            self.tell(None, true, "Evicted", eviction.message.clone());
+            self.state.evicted = Some(eviction);
             self.end(Cause::Evicted, EVICTION_GRACE);
         }
     }

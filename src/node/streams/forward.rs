@@ -3,7 +3,7 @@
 //! Two ways of speaking. kubectl has SPDY, inside a WebSocket or (older ones) on the connection itself, with
 //! as many connections as it likes, each a pair of streams: one for bytes, one for what went wrong. Others have a pair of channels a port, one
 //! connection each. Either way a connection ends in the pod's HTTP handler, called in memory, or at its
-//! socket.
+//! socket, of its loopback where the node can enter that.
 //!
 //! Both protocols put all connections on one transport without windows, so a pod that does not read holds
 //! back the input of the others, though never any output.
@@ -28,6 +28,7 @@ use super::transport::{self, CHUNK, Connection, PIECES, Source, Times};
 use super::tunnel::Streams;
 use super::{Protocols, spdy};
 use crate::network::Network;
+use crate::node::context::Entry;
 use crate::node::server::NodeApi;
 use crate::reconcile::ObjectKey;
 
@@ -50,9 +51,9 @@ pub async fn forward(
     mut request: Request<Body>,
 ) -> Response {
     let key = ObjectKey::new(namespace.as_str(), pod.as_str());
-    let found = api.pods.get(&key).filter(|_| api.context.register.get(&key).is_some());
-    let ip = found.as_ref().and_then(|pod| pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok());
-    let Some(ip) = ip else {
+    let entry = api.context.register.get(&key);
+    let ip = api.pods.get(&key).and_then(|pod| pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok());
+    let (Some(ip), Some(entry)) = (ip, entry) else {
         let text = format!("unable to upgrade connection: pod {pod:?} has no address on this node yet");
         return (StatusCode::NOT_FOUND, text).into_response();
     };
@@ -60,7 +61,7 @@ pub async fn forward(
         Ok(ports) => ports,
         Err(why) => return (StatusCode::BAD_REQUEST, why).into_response(),
     };
-    let pod = Arc::new(Pod { key, ip, network: api.context.network.clone() });
+    let pod = Arc::new(Pod { key, ip, entry, network: api.context.network.clone() });
     api.sessions.begin(&mut request, &PROTOCOLS, move |connection, protocol| serve(connection, protocol, pod, ports))
 }
 
@@ -102,6 +103,7 @@ impl Out {
 pub struct Pod {
     pub key: ObjectKey,
     ip: IpAddr,
+    entry: Arc<Entry>,
     network: Arc<Network>,
 }
 
@@ -119,6 +121,15 @@ impl Pod {
             // Boxed: what a connection's server holds while it waits is not to be seen from here.
             let serving: BoxFuture<'static, ()> = Box::pin(async move { network.carry(address, peer, far).await });
             tokio::join!(serving, pump(near, input, out));
+            return Ok(());
+        }
+        // Within the pod its loopback is reached, too.
+        let inside = match self.entry.sandbox() {
+            Some(sandbox) => sandbox.connect(port).await,
+            None => None,
+        };
+        if let Some(Ok(stream)) = inside {
+            pump(stream, input, out).await;
             return Ok(());
         }
         match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bollard::models::ContainerState;
-use bollard::query_parameters::KillContainerOptionsBuilder;
+use bollard::query_parameters::{InspectContainerOptionsBuilder, KillContainerOptionsBuilder};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -177,6 +177,17 @@ impl Container for DockerContainer {
 
     fn usage(&self) -> Usage {
         self.life.usage()
+    }
+
+    async fn written_bytes(&self) -> u64 {
+        let Ok(client) = self.life.engine.client().await else { return 0 };
+        let options = InspectContainerOptionsBuilder::new().size(true).build();
+        let known = client.inspect_container(&self.life.id, Some(options)).await;
+        known.ok().and_then(|known| u64::try_from(known.size_rw?).ok()).unwrap_or(0)
+    }
+
+    async fn answers(&self) -> bool {
+        self.life.engine.answers().await.is_ok()
     }
 
     fn has_terminals(&self) -> bool {

@@ -17,6 +17,8 @@ use dashmap::DashMap;
 use futures::StreamExt as _;
 use tokio::sync::{Notify, watch};
 
+use super::super::Health;
+
 /// The label of all that is ours, on containers, networks and images; its value says whose.
 pub const OWNER: &str = "coracle.dev/owner";
 /// How long the engine may take to begin an answer.
@@ -24,6 +26,10 @@ const ANSWER_SECONDS: u64 = 120;
 /// Between attempts to reach an engine that is away.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Between two questions whether it answers, and how long it may take to.
+const EXAMINED: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// What an engine did not do.
 #[derive(Debug, thiserror::Error)]
@@ -52,12 +58,13 @@ pub struct Engine {
     watched: DashMap<String, Arc<Notify>>,
     /// Counts the times that the stream of events was opened.
     returns: watch::Sender<u64>,
+    health: watch::Sender<Health>,
 }
 
 impl Engine {
     pub fn new(address: String, owner: String) -> Engine {
-        let returns = watch::Sender::new(0);
-        Engine { address, owner, client: Mutex::default(), watched: DashMap::new(), returns }
+        let (returns, health) = (watch::Sender::new(0), watch::Sender::default());
+        Engine { address, owner, client: Mutex::default(), watched: DashMap::new(), returns, health }
     }
 
     /// The value of [`OWNER`] for what this node makes.
@@ -105,6 +112,47 @@ impl Engine {
     /// Changes when the engine has been reached, or reached again.
     pub fn returns(&self) -> watch::Receiver<u64> {
         self.returns.subscribe()
+    }
+
+    /// How it does.
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
+    }
+
+    /// Whether it answers, and soon: one that is stopped or overwhelmed may well take connections.
+    pub async fn answers(&self) -> Result<(), Failure> {
+        let asked = async {
+            let client = self.client().await?;
+            client.ping().await.map(drop).map_err(|error| self.failure(error))
+        };
+        tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
+            let why = format!("it does not answer within {} s", PATIENCE.as_secs());
+            Err(Failure::Away { address: self.address.clone(), why })
+        })
+    }
+
+    /// Asks how it does for as long as somebody has it.
+    pub async fn examine(engine: Weak<Engine>) {
+        while let Some(engine) = engine.upgrade() {
+            let health = match engine.answers().await {
+                Ok(()) => Health::Well,
+                Err(failure) => Health::Ill(failure.to_string()),
+            };
+            engine.health.send_if_modified(|known| {
+                // Another word for the same illness is no news.
+                let news = std::mem::discriminant(known) != std::mem::discriminant(&health);
+                if news {
+                    *known = health;
+                }
+                news
+            });
+            let mut returns = engine.returns();
+            drop(engine);
+            tokio::select! {
+                () = tokio::time::sleep(EXAMINED) => {}
+                Ok(()) = returns.changed() => {}
+            }
+        }
     }
 
     /// Listens to the engine for as long as somebody has it.

@@ -103,9 +103,9 @@ pub async fn apply(engine: &Engine, labels: HashMap<String, String>, infra: &str
                 .to_owned(),
         ));
     };
-    let own = Mount { host: rules.to_owned(), guest: RULES.to_owned(), read_only: true };
+    let own = Mount::new(rules, RULES, true);
     let needed = NEEDED.iter().filter(|path| Path::new(path).exists());
-    let needed = needed.map(|path| Mount { host: (*path).into(), guest: (*path).to_owned(), read_only: true });
+    let needed = needed.map(|path| Mount::new(*path, *path, true));
     let host = HostConfig {
         network_mode: Some(format!("container:{infra}")),
         cap_drop: Some(vec!["ALL".to_owned()]),

@@ -1,7 +1,8 @@
 //! The engine's images: found, pulled, and those removed again that were pulled for this node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -88,7 +89,7 @@ impl Images {
         }
     }
 
-    async fn bring(&self, reference: &str, account: Option<&Account>) -> Result<(), Failure> {
+    async fn bring(&self, reference: &str, account: Option<&Account>, came: &AtomicU64) -> Result<(), Failure> {
         let client = self.engine.client().await?;
         let options = CreateImageOptionsBuilder::new().from_image(&tagged(reference)).build();
         let credentials = account.map(|account| DockerCredentials {
@@ -96,7 +97,19 @@ impl Images {
             password: Some(account.password.clone()),
             ..Default::default()
         });
-        let pull = client.create_image(Some(options), None, credentials).try_for_each(|_| std::future::ready(Ok(())));
+        // What has come of each layer.
+        let mut layers = HashMap::new();
+        let pull = client.create_image(Some(options), None, credentials).try_for_each(|told| {
+            if let (Some(layer), Some(bytes), "Downloading") = (
+                told.id,
+                told.progress_detail.and_then(|told| told.current),
+                told.status.as_deref().unwrap_or_default(),
+            ) {
+                layers.insert(layer, u64::try_from(bytes).unwrap_or(0));
+                came.store(layers.values().sum(), Ordering::Relaxed);
+            }
+            std::future::ready(Ok(()))
+        });
         match tokio::time::timeout(PULL_TIMEOUT, pull).await {
             Ok(pulled) => pulled.map_err(|error| self.engine.failure(error)),
             Err(_) => Err(Failure::Refused(format!("it took longer than {} s", PULL_TIMEOUT.as_secs()))),
@@ -152,12 +165,12 @@ impl ImageStore for Images {
         Ok(found)
     }
 
-    async fn pull(&self, reference: &str, accounts: &[Account]) -> Result<StoredImage, ImageError> {
+    async fn pull(&self, reference: &str, accounts: &[Account], came: &AtomicU64) -> Result<StoredImage, ImageError> {
         let before = self.inspect(reference).await.map_err(unavailable)?.map(|image| image.image.digest().to_owned());
         let mut accounts = accounts.iter();
-        let mut outcome = self.bring(reference, accounts.next()).await;
+        let mut outcome = self.bring(reference, accounts.next(), came).await;
         while let (Err(Failure::Refused(_) | Failure::NotFound(_)), Some(account)) = (&outcome, accounts.next()) {
-            outcome = self.bring(reference, Some(account)).await;
+            outcome = self.bring(reference, Some(account), came).await;
         }
         outcome.map_err(unavailable)?;
         let image = self.inspect(reference).await.map_err(unavailable)?;

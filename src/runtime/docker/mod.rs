@@ -19,6 +19,8 @@
 //! | `logs`, `exec`, `usage` | what it says, what else is run in it, what it uses |
 //! | `image` | the engine's images, and which of them were pulled for this node |
 //! | `network` | the bridge |
+//! | `inside` | connections from within a pod's network |
+//! | `cgroup` | the limits of a pod as a whole |
 //! | `firewall` | NetworkPolicy, as a packet filter in a pod's network |
 //! | `pause` | the program of infrastructure containers, in machine code |
 //!
@@ -27,11 +29,13 @@
 //! the node's process ends the containers run on; the next finds them by their names, and goes on behind the
 //! last line that was heard.
 
+mod cgroup;
 mod container;
 mod engine;
 mod exec;
 mod firewall;
 mod image;
+mod inside;
 mod logs;
 mod network;
 mod pause;
@@ -48,12 +52,13 @@ use std::time::SystemTime;
 use bollard::query_parameters::{ListContainersOptionsBuilder, StopContainerOptionsBuilder};
 use futures::StreamExt as _;
 use ipnet::Ipv4Net;
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::engine::{Engine, Failure, OWNER};
 use self::image::Images;
 use self::sandbox::DockerSandbox;
-use super::{Image, ImageError, ImageSource, ImageStore, Nature, Runtime, Sandbox, SandboxSpec, StartError};
+use super::{Health, Image, ImageError, ImageSource, ImageStore, Nature, Runtime, Sandbox, SandboxSpec, StartError};
 
 pub use self::network::gateway;
 
@@ -79,7 +84,7 @@ pub struct DockerConfig {
 pub struct DockerRuntime {
     shared: Arc<Shared>,
     leave_running: bool,
-    _tasks: [AbortOnDropHandle<()>; 3],
+    _tasks: [AbortOnDropHandle<()>; 4],
 }
 
 /// What all pods of the runtime share.
@@ -94,6 +99,8 @@ struct Shared {
     doomed: Mutex<HashSet<String>>,
     /// The engine may not let containers survive others when memory is short.
     no_precedence: AtomicBool,
+    /// Whether the engine's control groups are systemd's; asked once.
+    systemd: tokio::sync::OnceCell<bool>,
 }
 
 impl DockerRuntime {
@@ -113,11 +120,13 @@ impl DockerRuntime {
             lives: usage::Lives::default(),
             doomed: Mutex::default(),
             no_precedence: AtomicBool::new(false),
+            systemd: tokio::sync::OnceCell::new(),
             engine,
         });
         let weak = Arc::downgrade(&shared.engine);
         let tasks = [
             tokio::spawn(Engine::listen(weak.clone())),
+            tokio::spawn(Engine::examine(weak.clone())),
             tokio::spawn(usage::run(weak, shared.lives.clone())),
             tokio::spawn(finish_off(shared.clone())),
         ];
@@ -149,7 +158,11 @@ impl Runtime for DockerRuntime {
     }
 
     fn nature(&self) -> Nature {
-        Nature { own_network: true, outlives_process: true, mounts_files: true }
+        Nature { own_network: true, outlives_process: true, mounts_files: true, has_processes: true }
+    }
+
+    fn health(&self) -> Option<watch::Receiver<Health>> {
+        Some(self.shared.engine.health())
     }
 
     fn images(&self) -> Option<&dyn ImageStore> {
@@ -229,6 +242,7 @@ impl Shared {
         match removed.await {
             Ok(true) => {
                 self.doomed.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+                cgroup::remove(self.engine.owner(), uid);
                 let _ = tokio::fs::remove_dir_all(self.files_of(uid)).await;
             }
             Ok(false) => {}

@@ -3,13 +3,15 @@
 //! Nothing is remembered that the engine does not know: containers have names that follow from the pod, the
 //! container and the number of its life, so whoever starts one that is there finds it instead.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
-use bollard::models::{ContainerCreateBody, ContainerInspectResponse};
+use bollard::models::{ContainerCreateBody, ContainerInspectResponse, SystemInfoCgroupDriverEnum};
 use bollard::query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions};
+use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
 use super::super::{Container, ContainerSpec, Sandbox, SandboxSpec, StartError};
@@ -17,7 +19,7 @@ use super::container::{DockerContainer, Life};
 use super::engine::{Failure, OWNER};
 use super::image::DockerImage;
 use super::logs::Attached;
-use super::{Shared, firewall, image, network, spec, time};
+use super::{Shared, cgroup, firewall, image, inside, network, spec, time};
 use crate::wire::confinement::Confinement;
 
 pub struct DockerSandbox {
@@ -26,6 +28,10 @@ pub struct DockerSandbox {
     files: PathBuf,
     /// The id of the infrastructure container; held while it is made or brought back, which is once for all.
     infra: Mutex<String>,
+    /// The control group of the pod, if it has limits as a whole.
+    group: Option<String>,
+    /// The ids of the containers' present or last lives, by the containers' names.
+    lives: std::sync::Mutex<HashMap<String, String>>,
 }
 
 /// A container that the engine has under a name.
@@ -38,7 +44,9 @@ impl DockerSandbox {
     /// Makes the pod's surroundings, or finds them.
     pub async fn make(shared: Arc<Shared>, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, StartError> {
         let files = shared.files_of(&spec.uid);
-        let sandbox = Self { shared, spec, files, infra: Mutex::default() };
+        let group = group(&shared, &spec).await.map_err(not_made)?;
+        let (infra, lives) = (Mutex::default(), std::sync::Mutex::default());
+        let sandbox = Self { shared, spec, files, infra, group, lives };
         sandbox.write_files().map_err(|error| {
             StartError::NotMade(format!("cannot write the pod's files to {}: {error}", sandbox.files.display()))
         })?;
@@ -59,7 +67,7 @@ impl DockerSandbox {
         if !self.spec.linux.host_network {
             network::ensure(&shared.engine, &shared.network, shared.subnet).await?;
         }
-        let body = || spec::infra(&shared.naming(), &self.spec, &self.files);
+        let body = || spec::infra(&self.naming(), &self.spec, &self.files);
         let name = spec::name(&self.spec, spec::INFRA, 0);
         let made = match self.create(&name, body()).await {
             Err(Failure::NotFound(_)) => {
@@ -78,7 +86,10 @@ impl DockerSandbox {
             started => started,
         };
         match started {
-            Ok(()) => Ok(id),
+            Ok(()) => {
+                self.limit_together(&id).await?;
+                Ok(id)
+            }
             Err(failure) => {
                 // What cannot start keeps an address that it may not have.
                 let _ = self.shared.discard(&id).await;
@@ -87,13 +98,33 @@ impl DockerSandbox {
         }
     }
 
+    /// Writes the limits of the pod as a whole.
+    async fn limit_together(&self, infra: &str) -> Result<(), Failure> {
+        let Some(group) = &self.group else { return Ok(()) };
+        let client = self.shared.engine.client().await?;
+        let known = client.inspect_container(infra, None).await.map_err(|error| self.shared.engine.failure(error))?;
+        let pid = known.state.and_then(|state| state.pid).unwrap_or(0);
+        let limited = cgroup::limit(pid, group, self.spec.memory_limit, self.spec.cpu_limit_millis);
+        if let Err(error) = limited {
+            let pod = format!("{}/{}", self.spec.namespace, self.spec.name);
+            tracing::warn!(pod, %error, "the limits of the pod hold for each of its containers, not for all together");
+        }
+        Ok(())
+    }
+
+    fn naming(&self) -> spec::Naming<'_> {
+        let shared = &self.shared;
+        let (owner, network) = (shared.engine.owner(), shared.network.as_str());
+        spec::Naming { owner, network, pause: image::PAUSE, group: self.group.as_deref() }
+    }
+
     /// Where the rules are that the pod is held to, if it is.
     fn rules(&self) -> PathBuf {
         self.files.join("firewall")
     }
 
     async fn filter(&self, infra: &str) -> Result<(), Failure> {
-        let labels = firewall::labels(&self.shared.naming(), &self.spec);
+        let labels = firewall::labels(&self.naming(), &self.spec);
         firewall::apply(&self.shared.engine, labels, infra, &self.rules()).await
     }
 
@@ -138,12 +169,20 @@ impl DockerSandbox {
     async fn make_container(&self, spec: &ContainerSpec, infra: &str) -> Result<Made, StartError> {
         let image = spec.image.as_any().downcast_ref::<DockerImage>();
         let image = image.ok_or_else(|| StartError::NotMade("the image was prepared by another runtime".to_owned()))?;
-        let body = spec::container(&self.shared.naming(), &self.spec, spec, &image.facts, infra, &self.files);
+        let target = spec.target.as_deref().map(|name| self.life(name)).transpose().map_err(StartError::NotMade)?;
+        let joined = spec::Joined { infra, target: target.as_deref(), files: &self.files };
+        let body = spec::container(&self.naming(), &self.spec, spec, &image.facts, &joined);
         let mut body = body.map_err(StartError::NotMade)?;
         if let Some(host) = body.host_config.as_mut().filter(|_| self.shared.no_precedence.load(Ordering::Relaxed)) {
             host.oom_score_adj = host.oom_score_adj.map(|score| score.max(0));
         }
         self.create(&spec::name(&self.spec, &spec.name, spec.run), body).await.map_err(not_made)
+    }
+
+    /// The id of the container of that name.
+    fn life(&self, name: &str) -> Result<String, String> {
+        let known = self.lives.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        known.ok_or_else(|| format!("unable to find target container {name}"))
     }
 
     /// Starts what has been made; with another infrastructure container if this one's has gone.
@@ -165,6 +204,20 @@ impl DockerSandbox {
             let _ = shared.discard(&name).await;
         });
     }
+}
+
+/// The control group of a pod that has limits as a whole.
+async fn group(shared: &Shared, pod: &SandboxSpec) -> Result<Option<String>, Failure> {
+    if pod.memory_limit.is_none() && pod.cpu_limit_millis.is_none() {
+        return Ok(None);
+    }
+    let ask = async || {
+        let client = shared.engine.client().await?;
+        let known = client.info().await.map_err(|error| shared.engine.failure(error))?;
+        Ok::<_, Failure>(known.cgroup_driver == Some(SystemInfoCgroupDriverEnum::SYSTEMD))
+    };
+    let systemd = *shared.systemd.get_or_try_init(ask).await?;
+    Ok(Some(cgroup::of_pod(shared.engine.owner(), &pod.uid, systemd)))
 }
 
 /// Whether a start failed for the container whose namespaces were to be joined.
@@ -199,6 +252,13 @@ impl Sandbox for DockerSandbox {
             }
             _ => started,
         }
+    }
+
+    async fn connect(&self, port: u16) -> Option<std::io::Result<TcpStream>> {
+        let infra = self.infra.lock().await.clone();
+        let client = self.shared.engine.client().await.ok()?;
+        let pid = client.inspect_container(&infra, None).await.ok()?.state?.pid?;
+        inside::connect(pid, &infra, port).await
     }
 
     async fn confine(&self, rules: Option<&Confinement>) -> Result<(), String> {
@@ -250,10 +310,13 @@ impl DockerSandbox {
             let _ = self.shared.discard(&id).await;
             return Err(match failure {
                 Failure::Away { .. } => not_made(failure),
+                // The path to be mounted lets no mounts through: others fail for that before they start anything.
+                Failure::Refused(why) if why.contains("is not a shared") => StartError::NotMade(why),
                 other => StartError::Other(other.to_string()),
             });
         }
         self.discard_earlier(&spec.name, spec.run);
+        self.lives.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.name.clone(), id.clone());
         let life = Life::new(engine, id, signal, runs_since.unwrap_or_else(SystemTime::now));
         self.shared.lives.add(&life);
         Ok(Arc::new(DockerContainer::follow(life, watch, spec.output.clone(), attached)))
@@ -261,10 +324,6 @@ impl DockerSandbox {
 }
 
 impl Shared {
-    pub fn naming(&self) -> spec::Naming<'_> {
-        spec::Naming { owner: self.engine.owner(), network: &self.network, pause: image::PAUSE }
-    }
-
     /// Removes a container, whatever its state.
     pub async fn discard(&self, name: &str) -> Result<(), Failure> {
         let client = self.engine.client().await?;

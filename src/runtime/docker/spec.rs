@@ -5,10 +5,10 @@ use std::path::Path;
 
 use bollard::models::{
     ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigLogConfig, Mount as EngineMount,
-    MountType, NetworkingConfig, PortBinding,
+    MountBindOptions, MountBindOptionsPropagationEnum, MountType, NetworkingConfig, PortBinding,
 };
 
-use super::super::{ContainerSpec, LinuxContainer, Mount, Profile, SandboxSpec};
+use super::super::{ContainerSpec, LinuxContainer, Mount, Profile, Propagation, SandboxSpec};
 use super::engine::OWNER;
 
 /// The names of the Kubernetes objects, as other runtimes label them.
@@ -36,6 +36,8 @@ pub struct Naming<'a> {
     pub owner: &'a str,
     pub network: &'a str,
     pub pause: &'a str,
+    /// The control group around the pod's containers, if it has one of its own.
+    pub group: Option<&'a str>,
 }
 
 /// The name of one life of a container, for people and for finding it again.
@@ -80,6 +82,7 @@ pub fn infra(naming: &Naming<'_>, pod: &SandboxSpec, files: &Path) -> ContainerC
         sysctls: (!linux.sysctls.is_empty()).then(|| linux.sysctls.iter().cloned().collect()),
         mounts: Some(files_of(pod, files)),
         cpu_shares: Some(LEAST_CPU_SHARES),
+        cgroup_parent: naming.group.map(str::to_owned),
         readonly_rootfs: Some(true),
         log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
         ..Default::default()
@@ -109,37 +112,51 @@ pub struct ImageFacts {
     pub stop_signal: String,
 }
 
-/// One life of a container of the pod whose infrastructure container is `infra`; or why there can be none.
+/// What a container of a pod joins.
+pub struct Joined<'a> {
+    /// The id of the pod's infrastructure container.
+    pub infra: &'a str,
+    /// That of the container whose processes it is to see.
+    pub target: Option<&'a str>,
+    /// Where the pod's own files are.
+    pub files: &'a Path,
+}
+
+/// One life of a container, or why there can be none.
 pub fn container(
     naming: &Naming<'_>,
     pod: &SandboxSpec,
     spec: &ContainerSpec,
     image: &ImageFacts,
-    infra: &str,
-    files: &Path,
+    joined: &Joined<'_>,
 ) -> Result<ContainerCreateBody, String> {
     let linux = &spec.linux;
     let Some((program, args)) = spec.args.split_first() else {
         return Err("no command specified: the image names none, and neither does the pod".to_owned());
     };
     check_user(linux, image)?;
+    let Joined { infra, target, files } = joined;
     let joined = format!("container:{infra}");
     let mut mounts = files_of(pod, files);
     mounts.extend(spec.mounts.iter().map(bind));
+    // A container without limits has its pod's.
+    let memory = spec.memory_limit.or(pod.memory_limit).map(signed);
+    let cpu = spec.cpu_limit_millis.or(pod.cpu_limit_millis).map(signed);
     let host = HostConfig {
         network_mode: Some(if pod.linux.host_network { "host".to_owned() } else { joined.clone() }),
         ipc_mode: Some(if pod.linux.host_ipc { "host".to_owned() } else { joined.clone() }),
-        pid_mode: match (pod.linux.host_pid, pod.linux.shared_processes) {
-            (true, _) => Some("host".to_owned()),
-            (false, true) => Some(joined),
-            (false, false) => None,
+        pid_mode: match (pod.linux.host_pid, pod.linux.shared_processes, target) {
+            (true, ..) => Some("host".to_owned()),
+            (false, true, _) => Some(joined),
+            (false, false, target) => target.map(|target| format!("container:{target}")),
         },
         mounts: Some(mounts),
-        memory: spec.memory_limit.map(signed),
+        cgroup_parent: naming.group.map(str::to_owned),
+        memory,
         // No swap beyond the limit.
-        memory_swap: spec.memory_limit.map(signed),
-        cpu_period: spec.cpu_limit_millis.map(|_| CPU_PERIOD_MICROS),
-        cpu_quota: spec.cpu_limit_millis.map(|millis| (signed(millis) * CPU_PERIOD_MICROS / 1000).max(LEAST_CPU_QUOTA)),
+        memory_swap: memory,
+        cpu_period: cpu.map(|_| CPU_PERIOD_MICROS),
+        cpu_quota: cpu.map(|millis| (millis * CPU_PERIOD_MICROS / 1000).max(LEAST_CPU_QUOTA)),
         cpu_shares: Some((signed(spec.cpu_request_millis.unwrap_or(0)) * 1024 / 1000).max(LEAST_CPU_SHARES)),
         pids_limit: Some(PIDS),
         oom_score_adj: Some(linux.oom_score_adj),
@@ -179,8 +196,8 @@ pub fn container(
 
 /// `/etc/resolv.conf` and `/etc/hosts` of the pod, where it has them of its own.
 fn files_of(pod: &SandboxSpec, files: &Path) -> Vec<EngineMount> {
-    let resolver = Mount { host: files.join("resolv.conf"), guest: "/etc/resolv.conf".into(), read_only: false };
-    let hosts = Mount { host: files.join("hosts"), guest: "/etc/hosts".into(), read_only: false };
+    let resolver = Mount::new(files.join("resolv.conf"), "/etc/resolv.conf", false);
+    let hosts = Mount::new(files.join("hosts"), "/etc/hosts", false);
     let own_hosts = !pod.linux.host_network || !pod.linux.hosts.is_empty();
     let hosts = own_hosts.then_some(hosts);
     [Some(resolver), hosts].iter().flatten().map(bind).collect()
@@ -205,7 +222,18 @@ pub fn bind(mount: &Mount) -> EngineMount {
         source: Some(mount.host.to_string_lossy().into_owned()),
         typ: Some(MountType::BIND),
         read_only: Some(mount.read_only),
+        bind_options: propagation(mount.propagation)
+            .map(|propagation| MountBindOptions { propagation: Some(propagation), ..Default::default() }),
         ..Default::default()
+    }
+}
+
+/// `None`: the engine's own, which is none.
+fn propagation(propagation: Propagation) -> Option<MountBindOptionsPropagationEnum> {
+    match propagation {
+        Propagation::None => None,
+        Propagation::HostToContainer => Some(MountBindOptionsPropagationEnum::RSLAVE),
+        Propagation::Bidirectional => Some(MountBindOptionsPropagationEnum::RSHARED),
     }
 }
 

@@ -154,7 +154,7 @@ impl Host {
     }
 
     async fn pod(&self, headers: &HeaderMap) -> Answer {
-        let PodAbout { uid, namespace, name, hostname, ip, memory_limit } = about(headers)?;
+        let PodAbout { uid, namespace, name, hostname, ip, memory_limit, cpu_limit_millis } = about(headers)?;
         let outbound = Arc::new(ThroughNode { pod: uid.clone(), node: self.node.clone() });
         let spec = SandboxSpec {
             uid: uid.clone(),
@@ -163,6 +163,7 @@ impl Host {
             hostname,
             ip,
             memory_limit,
+            cpu_limit_millis,
             isolation: Isolation::Shared,
             outbound,
             linux: LinuxSandbox::default(),
@@ -230,6 +231,7 @@ impl Host {
             instances: begin.instances,
             run: 0,
             linux: LinuxContainer::default(),
+            target: None,
         };
         sandbox.start(&spec).await
     }

@@ -45,12 +45,13 @@ pub struct PodAbout {
     pub hostname: String,
     pub ip: IpAddr,
     pub memory_limit: Option<u64>,
+    pub cpu_limit_millis: Option<u64>,
 }
 
 impl From<&SandboxSpec> for PodAbout {
     fn from(spec: &SandboxSpec) -> Self {
-        let SandboxSpec { uid, namespace, name, hostname, ip, memory_limit, .. } = spec.clone();
-        Self { uid, namespace, name, hostname, ip, memory_limit }
+        let SandboxSpec { uid, namespace, name, hostname, ip, memory_limit, cpu_limit_millis, .. } = spec.clone();
+        Self { uid, namespace, name, hostname, ip, memory_limit, cpu_limit_millis }
     }
 }
 

@@ -42,8 +42,7 @@ impl Container {
         }
         std::fs::write(dir.path().join("secret"), "the host's own").unwrap();
         std::fs::write(dir.path().join("fixed/config"), "colour=blue\n").unwrap();
-        let mount =
-            |name: &str, guest: &str, read_only| Mount { host: dir.path().join(name), guest: guest.into(), read_only };
+        let mount = |name: &str, guest: &str, read_only| Mount::new(dir.path().join(name), guest, read_only);
         let caller = Caller { namespace: "shop".into(), pod: "cart".into(), ip: [127, 64, 0, 1].into() };
         let sight = Sight {
             mounts: vec![mount("data", "/data", false), mount("fixed", "/etc/app", true)],

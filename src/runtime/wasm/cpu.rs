@@ -6,7 +6,7 @@
 //! not polled. As with the kernel's own controller, a burst of 100 ms worth of the limit is free.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The period over which the limit holds on average.
@@ -18,26 +18,39 @@ const RESUME_AT: Duration = Duration::from_millis(2);
 pub struct Meter {
     used_nanos: AtomicU64,
     throttled_nanos: AtomicU64,
-    bucket: Option<Mutex<Bucket>>,
+    /// Its own limit, and that which it shares with its pod.
+    limits: [Option<Arc<Limit>>; 2],
+}
+
+/// A limit, which several containers may share.
+pub struct Limit(Mutex<Bucket>);
+
+impl Limit {
+    /// Of so many thousandths of a core.
+    pub fn new(millis: u64) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Bucket::new(millis, Instant::now()))))
+    }
+
+    fn charge(&self, used: Duration) -> Option<Duration> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).charge(Instant::now(), used)
+    }
 }
 
 impl Meter {
-    pub fn new(limit_millis: Option<u64>) -> Self {
-        let bucket = limit_millis.map(|millis| Mutex::new(Bucket::new(millis, Instant::now())));
-        Self { used_nanos: AtomicU64::new(0), throttled_nanos: AtomicU64::new(0), bucket }
+    pub fn new(limit_millis: Option<u64>, of_pod: Option<Arc<Limit>>) -> Self {
+        let limits = [limit_millis.map(Limit::new), of_pod];
+        Self { used_nanos: AtomicU64::new(0), throttled_nanos: AtomicU64::new(0), limits }
     }
 
     /// Charges one poll. `Some(d)`: the container is in debt and must not run for `d`.
     pub fn charge(&self, used: Duration) -> Option<Duration> {
         self.used_nanos.fetch_add(nanos(used), Relaxed);
-        let bucket = self.bucket.as_ref()?;
-        bucket.lock().unwrap_or_else(PoisonError::into_inner).charge(Instant::now(), used)
+        self.limits.iter().flatten().filter_map(|limit| limit.charge(used)).max()
     }
 
     /// How long the container must still wait, as of now.
     pub fn debt(&self) -> Option<Duration> {
-        let bucket = self.bucket.as_ref()?;
-        bucket.lock().unwrap_or_else(PoisonError::into_inner).charge(Instant::now(), Duration::ZERO)
+        self.limits.iter().flatten().filter_map(|limit| limit.charge(Duration::ZERO)).max()
     }
 
     /// Records that a guest was held back.
@@ -160,8 +173,18 @@ mod tests {
 
     #[test]
     fn without_a_limit_only_the_use_is_counted() {
-        let meter = Meter::new(None);
+        let meter = Meter::new(None, None);
         assert_eq!(meter.charge(Duration::from_secs(5)), None);
         assert_eq!(meter.used(), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn the_containers_of_a_pod_share_its_limit() {
+        let pod = Limit::new(1000);
+        let (one, other) = (Meter::new(None, Some(pod.clone())), Meter::new(Some(2000), Some(pod)));
+        assert_eq!(one.charge(60 * MS), None);
+        assert!(other.charge(60 * MS).is_some(), "of the 100 that one period is worth");
+        assert!(one.debt().is_some());
+        assert_eq!((one.used(), other.used()), (60 * MS, 60 * MS));
     }
 }

@@ -54,6 +54,10 @@ impl Image for WasmImage {
         &self.digest
     }
 
+    fn problem(&self) -> Option<&str> {
+        self.program.as_ref().err().map(String::as_str)
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }

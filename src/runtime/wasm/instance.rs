@@ -9,6 +9,7 @@ use wasmtime::{Engine, Store, UpdateDeadline};
 use super::super::{Container, ContainerSpec, Sandbox, SandboxSpec, StartError};
 use super::blobstore::BlobStore;
 use super::command::{CommandContainer, Script};
+use super::cpu::Limit;
 use super::guest::{Granted, Surroundings};
 use super::http::HttpContainer;
 use super::images::made_here;
@@ -30,6 +31,7 @@ pub struct WasmSandbox {
     spec: SandboxSpec,
     caller: Arc<Caller>,
     memory: Arc<Account>,
+    cpu: Option<Arc<Limit>>,
     stores: Stores,
     /// For containers that neither have a limit nor share one with their pod.
     default_memory_limit: u64,
@@ -49,6 +51,7 @@ impl WasmSandbox {
         let caller = Caller { namespace: spec.namespace.as_str().into(), pod: spec.name.as_str().into(), ip: spec.ip };
         let memory = Arc::new(Account::new(Scope::Pod, spec.memory_limit));
         Self {
+            cpu: spec.cpu_limit_millis.map(Limit::new),
             spec,
             caller: Arc::new(caller),
             stores: Stores::new(memory.clone()),
@@ -68,7 +71,7 @@ impl WasmSandbox {
                 computes
             }
         };
-        let life = Life::begin(host, memory, spec, computes);
+        let life = Life::begin(host, memory, self.cpu.clone(), spec, computes);
         known.lives.retain(|life| life.strong_count() > 0);
         known.lives.push(Arc::downgrade(&life));
         life

@@ -18,7 +18,7 @@ use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use super::super::{ContainerSpec, Exit, RunState, Usage};
-use super::cpu::Meter;
+use super::cpu::{Limit, Meter};
 use super::engine::{Calls, HostEngine};
 use super::heavy::Heavy;
 use super::limits::{Account, OutOfMemory};
@@ -105,12 +105,18 @@ pub struct Life {
 
 impl Life {
     /// `computes` is the container's mark, which its lives hand on.
-    pub fn begin(host: Arc<Host>, memory: Arc<Account>, spec: &ContainerSpec, computes: Arc<AtomicBool>) -> Arc<Self> {
+    pub fn begin(
+        host: Arc<Host>,
+        memory: Arc<Account>,
+        cpu_of_pod: Option<Arc<Limit>>,
+        spec: &ContainerSpec,
+        computes: Arc<AtomicBool>,
+    ) -> Arc<Self> {
         let started_at = SystemTime::now();
         Arc::new(Self {
             number: host.shares.number(),
             host,
-            cpu: Meter::new(spec.cpu_limit_millis),
+            cpu: Meter::new(spec.cpu_limit_millis, cpu_of_pod),
             cpu_request_millis: spec.cpu_request_millis,
             memory,
             started_at,

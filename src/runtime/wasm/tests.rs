@@ -103,6 +103,7 @@ impl Bench {
             instances: InstancePolicy::default(),
             run: 0,
             linux: LinuxContainer::default(),
+            target: None,
         };
         Self { spec, sandbox: HOST.sandbox(pod(None)).await.unwrap(), output }
     }
@@ -142,6 +143,7 @@ fn pod(memory_limit: Option<u64>) -> SandboxSpec {
         hostname: "pod-1".to_owned(),
         ip: "127.64.0.9".parse().unwrap(),
         memory_limit,
+        cpu_limit_millis: None,
         isolation: Isolation::Shared,
         outbound: Arc::new(Echo),
         linux: LinuxSandbox::default(),

@@ -81,6 +81,7 @@ async fn live(bytes: &[u8]) -> bool {
         hostname: "m".to_owned(),
         ip: [127, 0, 0, 9].into(),
         memory_limit: Some(16 << 20),
+        cpu_limit_millis: None,
         isolation: Isolation::Shared,
         outbound: Arc::new(Nothing),
         linux: LinuxSandbox::default(),
@@ -100,6 +101,7 @@ async fn live(bytes: &[u8]) -> bool {
         instances: InstancePolicy { request_timeout: Duration::from_millis(100), ..InstancePolicy::default() },
         run: 0,
         linux: LinuxContainer::default(),
+        target: None,
     };
     let sandbox = HOST.sandbox(pod).await.expect("a sandbox");
     let Ok(container) = sandbox.start(&spec).await else { return false };

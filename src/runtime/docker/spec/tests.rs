@@ -26,7 +26,7 @@ impl Outbound for Nothing {
     }
 }
 
-const NAMING: Naming<'static> = Naming { owner: "me", network: "coracle-me", pause: "pause:1" };
+const NAMING: Naming<'static> = Naming { owner: "me", network: "coracle-me", pause: "pause:1", group: None };
 
 fn pod(linux: LinuxSandbox) -> SandboxSpec {
     SandboxSpec {
@@ -36,6 +36,7 @@ fn pod(linux: LinuxSandbox) -> SandboxSpec {
         hostname: "cart".into(),
         ip: [100, 96, 32, 2].into(),
         memory_limit: None,
+        cpu_limit_millis: None,
         isolation: Isolation::Shared,
         outbound: Arc::new(Nothing),
         linux,
@@ -53,7 +54,7 @@ async fn spec(linux: LinuxContainer) -> ContainerSpec {
         args: vec!["/bin/serve".into(), "--port=80".into()],
         env: vec![("A".into(), "b".into())],
         deferred: None,
-        mounts: vec![Mount { host: "/host/data".into(), guest: "/data".into(), read_only: true }],
+        mounts: vec![Mount::new("/host/data", "/data", true)],
         memory_limit: Some(64 << 20),
         cpu_limit_millis: Some(250),
         cpu_request_millis: Some(100),
@@ -62,7 +63,12 @@ async fn spec(linux: LinuxContainer) -> ContainerSpec {
         instances: InstancePolicy::default(),
         run: 3,
         linux,
+        target: None,
     }
+}
+
+fn joined<'a>(infra: &'a str, files: &'a str) -> Joined<'a> {
+    Joined { infra, target: None, files: Path::new(files) }
 }
 
 /// What is asked for, without what is left out.
@@ -112,7 +118,7 @@ async fn a_container_joins_its_pod_and_has_its_limits() {
     let shared = LinuxSandbox { shared_processes: true, ..LinuxSandbox::default() };
     let image = ImageFacts { id: "sha256:1".into(), ..ImageFacts::default() };
     let spec = spec(LinuxContainer { oom_score_adj: 1000, ..LinuxContainer::default() }).await;
-    let own = made(&container(&NAMING, &pod(shared), &spec, &image, "infra", Path::new("/files")).expect("made"));
+    let own = made(&container(&NAMING, &pod(shared), &spec, &image, &joined("infra", "/files")).expect("made"));
     let host = &own["HostConfig"];
     assert_eq!((&own["Entrypoint"], &own["Cmd"]), (&json!(["/bin/serve"]), &json!(["--port=80"])));
     assert_eq!((&own["Image"], &own["Env"]), (&json!("sha256:1"), &json!(["A=b"])));
@@ -154,7 +160,7 @@ async fn a_security_context_is_what_the_engine_calls_it() {
         ..LinuxContainer::default()
     };
     let spec = spec(linux).await;
-    let body = container(&NAMING, &pod(LinuxSandbox::default()), &spec, &ImageFacts::default(), "i", Path::new("/f"));
+    let body = container(&NAMING, &pod(LinuxSandbox::default()), &spec, &ImageFacts::default(), &joined("i", "/f"));
     let own = made(&body.expect("made"));
     let host = &own["HostConfig"];
     assert_eq!(
@@ -199,7 +205,7 @@ fn users_are_of_the_pod_or_the_image_and_root_only_where_it_may_be() {
 #[tokio::test]
 async fn without_a_command_there_is_nothing_to_run() {
     let spec = ContainerSpec { args: Vec::new(), ..spec(LinuxContainer::default()).await };
-    let body = container(&NAMING, &pod(LinuxSandbox::default()), &spec, &ImageFacts::default(), "i", Path::new("/f"));
+    let body = container(&NAMING, &pod(LinuxSandbox::default()), &spec, &ImageFacts::default(), &joined("i", "/f"));
     assert!(body.is_err_and(|why| why.starts_with("no command specified")));
 }
 
@@ -213,4 +219,19 @@ fn names_in_the_hosts_file() {
     let own = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n100.96.32.2\tcart\n192.0.2.1\ta\tb\n";
     assert_eq!(hosts_of(false), own);
     assert_eq!(hosts_of(true), "127.0.0.1 me\n192.0.2.1\ta\tb\n");
+}
+
+#[tokio::test]
+async fn one_that_looks_into_another_sees_its_processes_unless_it_sees_more() {
+    let spec = spec(LinuxContainer::default()).await;
+    let mode = |linux: LinuxSandbox| {
+        let joined = Joined { target: Some("main"), ..joined("infra", "/f") };
+        let body = container(&NAMING, &pod(linux), &spec, &ImageFacts::default(), &joined).expect("made");
+        body.host_config.and_then(|host| host.pid_mode)
+    };
+    let shared = LinuxSandbox { shared_processes: true, ..LinuxSandbox::default() };
+    let machine = LinuxSandbox { host_pid: true, ..LinuxSandbox::default() };
+    assert_eq!(mode(LinuxSandbox::default()).as_deref(), Some("container:main"));
+    assert_eq!(mode(shared).as_deref(), Some("container:infra"));
+    assert_eq!(mode(machine).as_deref(), Some("host"));
 }

@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     fn store(dir: &tempfile::TempDir) -> Blobs {
-        let mount = Mount { host: dir.path().to_owned(), guest: "/data".to_owned(), read_only: false };
+        let mount = Mount::new(dir.path(), "/data", false);
         Blobs::new(Place::of("blob store", "/data/blobs", &[mount]).expect("a place"))
     }
 

@@ -174,7 +174,7 @@ mod tests {
     }
 
     fn mount(dir: &tempfile::TempDir, read_only: bool) -> Mount {
-        Mount { host: dir.path().to_owned(), guest: "/data".to_owned(), read_only }
+        Mount::new(dir.path(), "/data", read_only)
     }
 
     /// What every backend does.

@@ -58,7 +58,7 @@ async fn a_store_on_a_volume_outlives_the_pod() {
         Err(StartError::Other(why)) => assert!(why.contains("is on none of the container's volumes"), "{why}"),
         other => panic!("{:?}", other.err()),
     }
-    bench.spec.mounts = vec![Mount { host: dir.path().to_owned(), guest: "/data".to_owned(), read_only: false }];
+    bench.spec.mounts = vec![Mount::new(dir.path(), "/data", false)];
     for visit in 1..=3 {
         bench.sandbox = HOST.sandbox(pod(None)).await.unwrap();
         let (container, http) = bench.start_http().await;
@@ -73,7 +73,7 @@ async fn a_store_on_a_volume_outlives_the_pod() {
 async fn increments_of_many_calls_are_all_counted() {
     let dir = tempfile::tempdir().unwrap();
     let mut bench = visits(Some(KeyValue::Directory("/data".to_owned()))).await;
-    bench.spec.mounts = vec![Mount { host: dir.path().to_owned(), guest: "/data".to_owned(), read_only: false }];
+    bench.spec.mounts = vec![Mount::new(dir.path(), "/data", false)];
     let (_container, http) = bench.start_http().await;
     futures::future::join_all((0..20).map(|_| page(&http, "/"))).await;
     assert_eq!(page(&http, "/all").await, "all=20\n");
@@ -90,7 +90,7 @@ async fn objects_are_files_of_a_volume() {
         other => panic!("{:?}", other.err()),
     }
     bench.spec.grants.blobstore = Some("/data/blobs".to_owned());
-    bench.spec.mounts = vec![Mount { host: dir.path().to_owned(), guest: "/data".to_owned(), read_only: false }];
+    bench.spec.mounts = vec![Mount::new(dir.path(), "/data", false)];
     bench.spec.memory_limit = Some(16 << 20);
     let (container, http) = bench.start_http().await;
     let post = |name: &str, bytes: Vec<u8>| {

@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test]
 async fn mounts_are_what_the_guest_sees_and_no_more() {
     let dir = tempfile::tempdir().unwrap();
-    let mount = |host: &str| Mount { host: dir.path().join(host), guest: "/data".to_owned(), read_only: true };
+    let mount = |host: &str| Mount::new(dir.path().join(host), "/data", true);
     let mut bench = Bench::prebuilt("worker").await.args(&["worker", "1", "1"]);
     bench.spec.mounts = vec![mount("absent")];
     let error = bench.sandbox.start(&bench.spec).await.err().unwrap().to_string();
@@ -36,7 +36,7 @@ async fn read_only_mounts_are_read_only() {
     for (read_only, created) in [(false, true), (true, false)] {
         let dir = tempfile::tempdir().unwrap();
         let mut bench = Bench::wat(CREATE_A_FILE).await;
-        bench.spec.mounts = vec![Mount { host: dir.path().to_owned(), guest: "/data".to_owned(), read_only }];
+        bench.spec.mounts = vec![Mount::new(dir.path(), "/data", read_only)];
         let exit = exit_of(&bench.start().await).await;
         assert_eq!(exit.code == 0, created, "{exit:?}");
         assert_eq!(dir.path().join("new").exists(), created);
@@ -48,7 +48,7 @@ async fn a_component_reads_what_is_mounted() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("prices"), "apple=30\npear=20\n").unwrap();
     let mut bench = Bench::prebuilt("cart").await;
-    bench.spec.mounts = vec![Mount { host: dir.path().to_owned(), guest: "/etc/shop".to_owned(), read_only: true }];
+    bench.spec.mounts = vec![Mount::new(dir.path(), "/etc/shop", true)];
     let (_container, http) = bench.start_http().await;
     assert_eq!(text(http.call(get("/total?items=apple,pear")).await.unwrap()).await, "50\n");
 }

@@ -80,7 +80,7 @@ async fn a_mount_may_be_made_when_the_guest_first_looks() {
     let later = Arc::new(Later { dir: dir.path().join("later"), made: Default::default() });
     let made = || later.made.load(std::sync::atomic::Ordering::SeqCst);
     let mut bench = Bench::prebuilt("cart").await;
-    bench.spec.mounts = vec![Mount { host: later.dir.clone(), guest: "/etc/shop".to_owned(), read_only: true }];
+    bench.spec.mounts = vec![Mount::new(later.dir.clone(), "/etc/shop", true)];
     bench.spec.deferred = Some(later.clone());
     let (container, http) = bench.start_http().await;
     assert_eq!(made(), 0, "nobody has looked");
