@@ -1,13 +1,15 @@
-//! Pods of ordinary images beside `docker run` of the same image, and beside a Wasm pod, in one run. Needs
-//! root, `dockerd` and a static busybox, and says so when they are missing.
+//! Pods of ordinary images beside `docker run` of the same image, and beside the same program as a Wasm pod,
+//! in one run. The program is `workloads/worker`, built here for Linux as well. Needs root, `dockerd` and a
+//! compiler for static programs, and says so when they are missing.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt as _, TryStreamExt as _};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, DeleteParams, LogParams, PostParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use serde_json::json;
 
@@ -15,6 +17,11 @@ use crate::harness::{Cluster, PATIENCE, percentiles};
 use crate::sections::{block_on, scratch};
 
 const ROUNDS: usize = 20;
+/// The first rounds warm caches up.
+const WARM: usize = 2;
+/// What the program waits between its one line and its end.
+const LIFE: Duration = Duration::from_millis(600);
+const IMAGE: &str = "worker:1";
 
 /// An engine of the benchmark's own. Dropping it ends it.
 struct Engine {
@@ -41,10 +48,19 @@ impl Engine {
         }
         let root = path("root");
         std::fs::create_dir_all(root.join("bin")).ok()?;
-        std::fs::copy("/usr/bin/busybox", root.join("bin/sleep")).ok()?;
+        let mut compiler = Command::new("rustc");
+        compiler.args(["--edition=2021", "-O", "-Ctarget-feature=+crt-static", "-Cstrip=symbols"]);
+        compiler.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/workloads/worker/src/main.rs"));
+        compiler
+            .arg("-o")
+            .arg(root.join("bin/worker"))
+            .stderr(Stdio::null())
+            .status()
+            .ok()
+            .filter(|it| it.success())?;
         let tar = path("root.tar");
         Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).arg(".").status().ok()?;
-        engine.docker(&["import", &tar.display().to_string(), "bench:1"])?;
+        engine.docker(&["import", "--change", "ENTRYPOINT [\"/bin/worker\"]", &tar.display().to_string(), IMAGE])?;
         Some(engine)
     }
 
@@ -63,50 +79,99 @@ impl Drop for Engine {
     }
 }
 
-fn pod(name: &str, image: &str, class: &str) -> Pod {
-    let mut container = json!({ "name": "main", "image": image });
-    if class == "docker" {
-        container["command"] = json!(["/bin/sleep", "1000"]);
-    }
+fn arguments() -> [String; 2] {
+    [LIFE.as_millis().to_string(), "1".to_owned()]
+}
+
+fn pod(name: &str, class: &str) -> Pod {
+    let container = json!({ "name": "main", "image": IMAGE, "args": arguments(), "imagePullPolicy": "IfNotPresent" });
     serde_json::from_value(json!({
-        "metadata": { "name": name, "labels": { "bench": "docker" } },
+        "metadata": { "name": name, "labels": { "bench": class } },
         "spec": { "runtimeClassName": class, "terminationGracePeriodSeconds": 0, "containers": [container] },
     }))
     .expect("a pod")
 }
 
-/// Lives of the pod's container so far, if it runs now.
-fn running(pod: &Pod) -> Option<i32> {
+/// Lives of the pod's container so far, if it runs or has run.
+fn lives(pod: &Pod) -> Option<i32> {
     let status = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
-    status.state.as_ref()?.running.as_ref().map(|_| status.restart_count)
+    let state = status.state.as_ref()?;
+    (state.running.is_some() || state.terminated.is_some() || status.restart_count > 0).then_some(status.restart_count)
 }
 
-/// From sending a pod to its container seen running; and from its container's end to the next seen running.
-async fn times(pods: &Api<Pod>, image: &str, class: &str, end: impl Fn(&Pod)) -> (Vec<Duration>, Vec<Duration>) {
-    let config = watcher::Config::default().labels("bench=docker");
+/// When the first line was said, of a log with times.
+fn first_line(log: &str) -> Option<Timestamp> {
+    log.lines().next()?.split(' ').next()?.parse().ok()
+}
+
+/// From the end of the life that said its line at `before` to the line of the next.
+fn gap(before: Timestamp, after: Timestamp) -> Duration {
+    Duration::try_from(after.duration_since(before)).unwrap_or_default().saturating_sub(LIFE)
+}
+
+/// From sending a pod to its container seen running; and from the program's end to the next life's first word.
+async fn times(pods: &Api<Pod>, class: &str) -> (Vec<Duration>, Vec<Duration>) {
+    let config = watcher::Config::default().labels(&format!("bench={class}"));
     let mut seen = watcher(pods.clone(), config).applied_objects().boxed();
     let (mut starts, mut restarts) = (Vec::new(), Vec::new());
-    for round in 0..ROUNDS + 2 {
+    for round in 0..ROUNDS + WARM {
         let name = format!("{class}-{round}");
-        let mut began = Instant::now();
-        pods.create(&PostParams::default(), &pod(&name, image, class)).await.expect("created");
-        let mut lives = 0;
+        let began = Instant::now();
+        pods.create(&PostParams::default(), &pod(&name, class)).await.expect("created");
+        let mut started = None;
         while let Some(pod) = seen.try_next().await.expect("a watch") {
-            let is_it = pod.metadata.name.as_deref() == Some(&name) && running(&pod) == Some(lives);
-            if !is_it {
-                continue;
-            }
-            // The first rounds warm caches up.
-            let list = if lives == 0 { &mut starts } else { &mut restarts };
-            list.extend((round >= 2).then(|| began.elapsed()));
-            if lives == 1 || class != "docker" {
+            let lives = lives(&pod).filter(|_| pod.metadata.name.as_deref() == Some(&name));
+            started = started.or_else(|| lives.map(|_| began.elapsed()));
+            if lives.is_some_and(|lives| lives > 0) {
                 break;
             }
-            lives = 1;
-            end(&pod);
-            began = Instant::now();
+        }
+        let line = async |previous| {
+            let params = LogParams { timestamps: true, previous, ..LogParams::default() };
+            let asked = Instant::now();
+            loop {
+                let log = pods.logs(&name, &params).await.unwrap_or_default();
+                if let Some(at) = first_line(&log) {
+                    return at;
+                }
+                assert!(asked.elapsed() < PATIENCE, "{name} says nothing");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let after = line(false).await;
+        let before = line(true).await;
+        if round >= WARM {
+            starts.extend(started);
+            restarts.push(gap(before, after));
         }
         pods.delete(&name, &DeleteParams::default()).await.expect("deleted");
+    }
+    (starts, restarts)
+}
+
+/// The same of the engine alone: `docker run` until it returns, and its own restart of what has ended.
+fn plain(engine: &Engine) -> (Vec<Duration>, Vec<Duration>) {
+    let (mut starts, mut restarts) = (Vec::new(), Vec::new());
+    let [pause, count] = arguments();
+    for round in 0..ROUNDS + WARM {
+        let began = Instant::now();
+        let run = ["run", "-d", "--restart=always", "--network=peer", IMAGE, &pause, &count];
+        let id = engine.docker(&run).expect("it runs");
+        let started = began.elapsed();
+        let lines = loop {
+            let log = engine.docker(&["logs", "--timestamps", &id]).unwrap_or_default();
+            let times: Vec<Timestamp> = log.lines().filter_map(first_line).collect();
+            if let [first, second, ..] = times[..] {
+                break (first, second);
+            }
+            assert!(began.elapsed() < PATIENCE, "it does not restart: {log}");
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        if round >= WARM {
+            starts.push(started);
+            restarts.push(gap(lines.0, lines.1));
+        }
+        engine.docker(&["rm", "-f", &id]).expect("removed");
     }
     (starts, restarts)
 }
@@ -114,31 +179,22 @@ async fn times(pods: &Api<Pod>, image: &str, class: &str, end: impl Fn(&Pod)) ->
 pub fn docker() {
     let (dir, engine_dir) = (scratch(), scratch());
     let Some(engine) = Engine::start(engine_dir.path()) else {
-        return println!("  needs root, dockerd, docker and /usr/bin/busybox (busybox-static)");
+        return println!("  needs root, dockerd, docker, and rustc with a linker for static programs");
     };
     engine.docker(&["network", "create", "--subnet", "100.63.0.0/24", "peer"]).expect("a network");
-    let mut plain = Vec::new();
-    for round in 0..ROUNDS + 2 {
-        let began = Instant::now();
-        let id = engine.docker(&["run", "-d", "--network", "peer", "bench:1", "/bin/sleep", "1000"]).expect("it runs");
-        plain.extend((round >= 2).then(|| began.elapsed()));
-        engine.docker(&["rm", "-f", &id]).expect("removed");
-    }
-    percentiles("docker run -d, on a bridge", plain, "");
+    let (starts, restarts) = plain(&engine);
+    percentiles("docker run -d, on a bridge, until it returns", starts, "");
+    percentiles("  its end to the next first line, restarted", restarts, "(the engine waits 100 ms first)");
     let flag = format!("--docker={}", engine.address);
     let cluster = Cluster::start_with(dir.path(), 1, &[], &[&flag]);
     block_on(async {
         let pods: Api<Pod> = Api::default_namespaced(cluster.client().await);
-        let kill = |pod: &Pod| {
-            let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
-            let id = statuses.and_then(|statuses| statuses.first()?.container_id.clone()).unwrap_or_default();
-            engine.docker(&["kill", id.trim_start_matches("docker://")]).expect("killed");
-        };
-        let (starts, restarts) = times(&pods, "bench:1", "docker", kill).await;
-        percentiles("a pod of it: POST to running seen by a watcher", starts, "");
-        percentiles("its end to the next life seen running", restarts, "goal: ≤ 1.15 × docker run");
-        let (starts, _) = times(&pods, "hello:1", "wasm", |_| ()).await;
-        percentiles("a Wasm pod: POST to running seen", starts, "");
+        let (starts, restarts) = times(&pods, "docker").await;
+        percentiles("a pod of it: POST to running, as watched", starts, "goal: ≤ 1.15 × docker run");
+        percentiles("  its end to the next life's first line", restarts, "goal: ≤ 1.15 × docker run");
+        let (starts, restarts) = times(&pods, "wasm").await;
+        percentiles("a Wasm pod: POST to running, as watched", starts, "");
+        percentiles("  its end to the next life's first line", restarts, "");
     });
     drop(cluster);
     let _ = engine.docker(&["network", "rm", "peer"]);

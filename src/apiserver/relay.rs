@@ -135,7 +135,8 @@ pub fn container(pod: &Value, wanted: &str) -> Result<String, ApiError> {
     };
     let (main, init) = (names("containers"), names("initContainers"));
     if !wanted.is_empty() {
-        return if main.iter().chain(&init).any(|known| *known == wanted) {
+        let added = names("ephemeralContainers");
+        return if main.iter().chain(&init).chain(&added).any(|known| *known == wanted) {
             Ok(wanted.to_owned())
         } else {
             Err(ApiError::bad_request(format!("container {wanted} is not valid for pod {name}")))

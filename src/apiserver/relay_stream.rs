@@ -155,7 +155,7 @@ fn forward_path(pod: &Value, query: &Query) -> Result<String, ApiError> {
 /// Whether the node has said that the container runs. The node has the last word; but a client that
 /// falls back to another protocol would never hear it.
 fn is_running(pod: &Value, container: &str) -> bool {
-    let lists = ["containerStatuses", "initContainerStatuses"];
+    let lists = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
     let statuses = lists.iter().filter_map(|list| pod["status"][*list].as_array()).flatten();
     statuses.filter(|status| status["name"] == container).any(|status| status["state"]["running"].is_object())
 }

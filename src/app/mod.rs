@@ -13,6 +13,8 @@ pub mod server;
 pub mod supervisor;
 pub mod up;
 
+use std::io::BufRead as _;
+
 use tokio_util::sync::CancellationToken;
 
 /// Cancelled by the first SIGINT or SIGTERM; a second one ends the process at once.
@@ -35,16 +37,28 @@ pub fn stop_on_signal() -> anyhow::Result<CancellationToken> {
 }
 
 /// Cancels `stop` when the supervisor is gone: its end of our standard input closes with it, however it
-/// died. A cluster whose supervisor was killed must not linger and hold the ports.
-pub fn stop_with_supervisor(stop: CancellationToken) {
+/// died. A cluster whose supervisor was killed must not linger and hold the ports. What is returned is ready
+/// when the supervisor has said a line: who stands by begins then.
+pub fn stop_with_supervisor(stop: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
+    let (called, call) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
         .name("supervisor-watch".to_owned())
         .spawn(move || {
-            let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+            let mut stdin = std::io::stdin().lock();
+            if stdin.read_line(&mut String::new()).is_ok_and(|bytes| bytes > 0) {
+                let _ = called.send(());
+                let _ = std::io::copy(&mut stdin, &mut std::io::sink());
+            }
             stop.cancel();
         })
         .map(drop)
         .unwrap_or_else(|error| tracing::warn!(%error, "cannot watch the supervisor"));
+    async move {
+        if call.await.is_err() {
+            // It will not be called any more.
+            std::future::pending().await
+        }
+    }
 }
 
 /// Each connection and each pod's listener is a file descriptor: take as many as the system allows.

@@ -56,8 +56,13 @@ fn bridged(pods: Ipv4Net) -> Option<Bridged> {
     (!pods.network().is_loopback()).then(|| Bridged { cidr, gateway: docker::gateway(cidr) })
 }
 
-/// Runs the node until `stop`.
-pub async fn serve(options: NodeOptions, stop: CancellationToken) -> Result<()> {
+/// Runs the node until `stop`. One that stands by for another of the same name and directory does all that
+/// both can have at a time (the engine with its pools takes longest), then waits until it is `called`.
+pub async fn serve(
+    options: NodeOptions,
+    called: Option<impl Future<Output = ()>>,
+    stop: CancellationToken,
+) -> Result<()> {
     super::raise_file_limit();
     create_private_dir(&options.data_dir)?;
     let member = tokio::select! { member = become_member(&options) => member?, () = stop.cancelled() => return Ok(()) };
@@ -74,6 +79,10 @@ pub async fn serve(options: NodeOptions, stop: CancellationToken) -> Result<()> 
         compiler: Some(own.clone()),
         ..WasmConfig::default()
     })?;
+    if let Some(called) = called {
+        tracing::info!("standing by");
+        tokio::select! { () = called => tracing::info!("called"), () = stop.cancelled() => return Ok(()) }
+    }
     let mut runtimes: Vec<Arc<dyn Runtime>> = vec![Arc::new(IsolatingRuntime::new(wasm, own))];
     let leave_running = options.docker.as_ref().is_some_and(|docker| docker.leave_running);
     let bridged = options.docker.as_ref().and_then(|_| bridged(member.joined.pod_cidr));
@@ -95,8 +104,7 @@ pub async fn serve(options: NodeOptions, stop: CancellationToken) -> Result<()> 
         image_gc: options.image_gc,
         pod_cidr: member.joined.pod_cidr.into(),
         bridged,
-        // The tenth address, as elsewhere.
-        dns: bridged.and_then(|_| member.joined.service_cidr.hosts().nth(9)).map(IpAddr::V4),
+        dns: bridged.and_then(|_| member.joined.service_cidr.hosts().nth(crate::node::DNS_HOST)).map(IpAddr::V4),
         address: options.address,
         listen: SocketAddr::new(options.address, options.port),
         ingress: options.ingress,

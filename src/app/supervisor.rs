@@ -1,15 +1,18 @@
 //! Keeps child processes running.
 //!
 //! A child that ends is started again: at once the first time, then with a growing pause while it keeps
-//! dying young. Children sit in process groups of their own, so that a Ctrl-C at the terminal reaches
+//! dying young. Behind a child whose start takes a while another can stand by ([`Program::standby`]), as ready
+//! as it can be without doing the work: it is called in the moment that the first one ends. Children sit in process groups of their own, so that a Ctrl-C at the terminal reaches
 //! only the supervisor, which then stops them in order.
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +25,8 @@ pub struct Program {
     pub log: PathBuf,
     /// Where its process id is written.
     pub pid_file: PathBuf,
+    /// What it is told more when it is to stand by until it reads a line; `None`: nobody stands by.
+    pub standby: Option<&'static str>,
 }
 
 /// Something the user should hear of.
@@ -38,12 +43,14 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A log longer than this is put aside when its program starts.
 const LOG_BYTES: u64 = 10 << 20;
+/// A child that lived this long has begun: what stands by does not take the cores from its start.
+const BEGUN: Duration = Duration::from_secs(1);
 
 /// A running program. Waiting for a child would close the pipe to its standard input, by whose end it
 /// knows that we are gone: hence we hold that ourselves.
 struct Process {
     child: Child,
-    _stdin: Option<ChildStdin>,
+    stdin: Option<ChildStdin>,
 }
 
 /// A program that is kept running until its guard is stopped.
@@ -55,7 +62,8 @@ pub struct Supervised {
 impl Supervised {
     /// Starts the program; fails if even the first start does.
     pub fn start(program: Program, notices: tokio::sync::mpsc::Sender<Notice>) -> Result<Self> {
-        let process = spawn(&program)?;
+        let process = spawn(&program, None)?;
+        announce(&process, &program)?;
         let stop = CancellationToken::new();
         let task = tokio::spawn(keep_running(program, process, notices, stop.clone()));
         Ok(Self { stop, task })
@@ -75,19 +83,28 @@ async fn keep_running(
     stop: CancellationToken,
 ) {
     let mut pause = Duration::ZERO;
+    let mut standby = Standby::default();
     loop {
         let (started, pid) = (Instant::now(), process.child.id().unwrap_or_default());
         let status = tokio::select! {
             status = process.child.wait() => status,
-            () = stop.cancelled() => return end(process, &program).await,
+            never = standby.keep(&program) => match never {},
+            () = stop.cancelled() => {
+                standby.dismiss().await;
+                return end(process, &program).await;
+            }
         };
         let how = status.as_ref().map_or_else(ToString::to_string, describe);
         let _ = notices.try_send(Notice::Ended { name: program.name.clone(), pid, how });
         pause =
             if started.elapsed() > HEALTHY { Duration::ZERO } else { (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE) };
         process = loop {
-            tokio::select! { () = tokio::time::sleep(pause) => (), () = stop.cancelled() => return }
-            match spawn(&program) {
+            tokio::select! { () = tokio::time::sleep(pause) => (), () = stop.cancelled() => return standby.dismiss().await }
+            let next = match standby.call().await {
+                Some(process) => Ok(process),
+                None => spawn(&program, None),
+            };
+            match next.and_then(|process| announce(&process, &program).map(|()| process)) {
                 Ok(process) => break process,
                 Err(error) => {
                     let error = format!("{error:#}");
@@ -101,21 +118,67 @@ async fn keep_running(
     }
 }
 
-fn spawn(program: &Program) -> Result<Process> {
+/// Who stands by for a program, if anybody does. Dropping it ends them.
+#[derive(Default)]
+struct Standby(Option<Process>);
+
+impl Standby {
+    /// Sees to it that somebody stands by, for as long as it is polled; a poll may be its last.
+    async fn keep(&mut self, program: &Program) -> Infallible {
+        let Some(more) = program.standby else { return std::future::pending().await };
+        let mut pause = BEGUN;
+        loop {
+            if let Some(process) = &mut self.0 {
+                let _ = process.child.wait().await;
+                self.0 = None;
+            } else {
+                tokio::time::sleep(pause).await;
+                self.0 =
+                    spawn(program, Some(more)).inspect_err(|error| tracing::debug!("nobody stands by: {error:#}")).ok();
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Lets whoever stands by begin; `None` if nobody does, or they do not hear.
+    async fn call(&mut self) -> Option<Process> {
+        let mut process = self.0.take()?;
+        process.stdin.as_mut()?.write_all(b"\n").await.ok()?;
+        Some(process)
+    }
+
+    /// Who stands by has done nothing that takes time to end.
+    async fn dismiss(&mut self) {
+        if let Some(mut process) = self.0.take() {
+            drop(process.stdin.take());
+            if tokio::time::timeout(BEGUN, process.child.wait()).await.is_err() {
+                let _ = process.child.kill().await;
+            }
+        }
+    }
+}
+
+/// Starts the program, with `more` arguments.
+fn spawn(program: &Program, more: Option<&str>) -> Result<Process> {
     let own = std::env::current_exe().context("cannot find this program's own file")?;
     let log = open_log(&program.log)?;
     let mut child = Command::new(own)
         .args(&program.args)
+        .args(more)
         .stdin(Stdio::piped())
         .stdout(log.try_clone()?)
         .stderr(log)
         .process_group(0)
         .spawn()
         .with_context(|| format!("cannot start {}", program.name))?;
-    let pid = child.id().unwrap_or_default();
+    Ok(Process { stdin: child.stdin.take(), child })
+}
+
+/// Says which process is the program now.
+fn announce(process: &Process, program: &Program) -> Result<()> {
+    let pid = process.child.id().unwrap_or_default();
     std::fs::write(&program.pid_file, format!("{pid}\n"))
-        .with_context(|| format!("cannot write {}", program.pid_file.display()))?;
-    Ok(Process { _stdin: child.stdin.take(), child })
+        .with_context(|| format!("cannot write {}", program.pid_file.display()))
 }
 
 fn open_log(path: &Path) -> Result<File> {

@@ -25,6 +25,8 @@ use crate::client;
 #[derive(Debug)]
 pub struct UpConfig {
     pub nodes: u16,
+    /// Whether behind each node a second process stands by.
+    pub standby: bool,
     pub data_dir: PathBuf,
     pub api_addr: SocketAddr,
     pub ingress_addr: SocketAddr,
@@ -161,7 +163,7 @@ fn server_program(config: &UpConfig) -> Program {
         "--pod-cidr".to_owned(),
         config.pod_cidr.to_string(),
     ]);
-    program(config, "server", args.chain(config.server_flags.iter().cloned()).collect())
+    program(config, "server", args.chain(config.server_flags.iter().cloned()).collect(), None)
 }
 
 fn node_program(config: &UpConfig, number: u16) -> Program {
@@ -185,15 +187,16 @@ fn node_program(config: &UpConfig, number: u16) -> Program {
         config.ingress_addr.to_string(),
     ];
     args.extend(config.node_flags.iter().cloned());
-    program(config, &name, args)
+    program(config, &name, args, config.standby.then_some("--standby"))
 }
 
-fn program(config: &UpConfig, name: &str, args: Vec<String>) -> Program {
+fn program(config: &UpConfig, name: &str, args: Vec<String>, standby: Option<&'static str>) -> Program {
     Program {
         name: name.to_owned(),
         args,
         log: config.data_dir.join(format!("logs/{name}.log")),
         pid_file: config.data_dir.join(format!("run/{name}.pid")),
+        standby,
     }
 }
 

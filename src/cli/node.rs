@@ -57,18 +57,22 @@ pub struct Args {
     /// Stop when standard input ends.
     #[arg(long, hide = true)]
     supervised: bool,
+    /// Prepare, but begin only when standard input has a line.
+    #[arg(long, hide = true, requires = "supervised")]
+    standby: bool,
 }
 
 pub fn run(args: Args) -> Result<()> {
     crate::telemetry::start("info");
-    let supervised = args.supervised;
+    let (supervised, standby) = (args.supervised, args.standby);
     let options = resolve(args)?;
     block_on(cores(), async move {
         let stop = crate::app::stop_on_signal()?;
+        let mut called = None;
         if supervised {
-            crate::app::stop_with_supervisor(stop.clone());
+            called = Some(crate::app::stop_with_supervisor(stop.clone())).filter(|_| standby);
         }
-        serve(options, stop).await
+        serve(options, called, stop).await
     })
 }
 

@@ -47,7 +47,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     block_on(cores(), async move {
         let stop = crate::app::stop_on_signal()?;
         if args.supervised {
-            crate::app::stop_with_supervisor(stop.clone());
+            drop(crate::app::stop_with_supervisor(stop.clone()));
         }
         serve(config, stop).await
     })

@@ -32,6 +32,9 @@ pub struct Args {
     /// How many node processes to run.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
     nodes: u16,
+    /// Do not keep a second process ready behind each node, which takes over in the moment that the first one ends.
+    #[arg(long)]
+    no_standby: bool,
     /// Where all state is kept.
     #[arg(long, value_name = "DIR", default_value_os_t = default_data_dir())]
     data_dir: PathBuf,
@@ -98,6 +101,7 @@ pub fn run(args: Args) -> Result<()> {
     let docker: Vec<String> = args.docker.iter().map(|address| format!("--docker={address}")).collect();
     let config = UpConfig {
         nodes: args.nodes,
+        standby: !args.no_standby,
         data_dir: std::path::absolute(args.data_dir)?,
         api_addr: args.api_addr,
         ingress_addr: args.ingress_addr,

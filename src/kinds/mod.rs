@@ -150,6 +150,15 @@ impl Subresource {
     }
 }
 
+/// An endpoint that writes one part of an object, as `pods/ephemeralcontainers` does.
+pub struct Part {
+    pub subresource: &'static str,
+    /// Takes everything but the part from the object as it is, the second.
+    pub prepare: fn(&mut Value, &Value),
+    /// Validity of the first and of the change from the second.
+    pub validate: fn(&Value, &Value) -> Errors,
+}
+
 /// Every built-in kind. The order is that of discovery: groups as upstream lists them.
 pub static KINDS: &[&dyn Kind] = &[
     &pod::Pod,
@@ -293,6 +302,12 @@ pub trait Kind: Send + Sync + 'static {
 
     fn validate_status_update(&self, _new: &Value, _old: &Value) -> Errors {
         Errors::default()
+    }
+
+    /// The endpoints that write another part of the object than its status: each takes everything but
+    /// its part from `old`.
+    fn parts(&self) -> &'static [Part] {
+        &[]
     }
 
     /// Texts for `Warning: 299` headers.

@@ -1,4 +1,4 @@
-//! NetworkPolicy of `networking.k8s.io/v1`: who may speak to whom. Kept and checked; not enforced yet.
+//! NetworkPolicy of `networking.k8s.io/v1`: who may speak to whom. Nodes enforce it.
 
 use serde_json::{Value, json};
 

@@ -5,6 +5,7 @@ mod container;
 pub mod defaults;
 pub mod dump;
 mod env;
+mod ephemeral;
 mod handler;
 mod print;
 pub mod qos;
@@ -21,7 +22,7 @@ use serde_json::{Map, Value, json};
 
 use super::field::{Errors, Field};
 use super::meta::{self, object_mut};
-use super::{ALL_VERBS, Column, Kind, KindInfo, Subresource, column};
+use super::{ALL_VERBS, Column, Kind, KindInfo, Part, Subresource, column};
 
 /// Annotation with the ConfigMaps that `wasi:config` tells a pod of, separated by commas.
 pub const CONFIG_ANNOTATION: &str = "coracle.dev/config";
@@ -43,6 +44,7 @@ static INFO: KindInfo = KindInfo {
     subresources: &[
         Subresource { name: "attach", group: "", version: "", kind: "PodAttachOptions", verbs: &["create", "get"] },
         Subresource { name: "binding", group: "", version: "", kind: "Binding", verbs: &["create"] },
+        Subresource { name: ephemeral::NAME, group: "", version: "", kind: "Pod", verbs: &["get", "patch", "update"] },
         Subresource { name: "eviction", group: "policy", version: "v1", kind: "Eviction", verbs: &["create"] },
         Subresource { name: "exec", group: "", version: "", kind: "PodExecOptions", verbs: &["create", "get"] },
         Subresource { name: "log", group: "", version: "", kind: "Pod", verbs: &["get"] },
@@ -148,6 +150,10 @@ impl Kind for Pod {
         let mut errors = Errors::default();
         status::validate(&mut errors, new, old);
         errors
+    }
+
+    fn parts(&self) -> &'static [Part] {
+        &[Part { subresource: ephemeral::NAME, prepare: ephemeral::prepare, validate: ephemeral::validate }]
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {

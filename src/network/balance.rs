@@ -2,15 +2,16 @@
 //!
 //! Of two endpoints drawn by chance, the one with fewer calls in flight: nearly as even as looking at
 //! all of them, and two requests at once do not rush to the same one. An endpoint that refused a
-//! connection is passed over for a moment, unless there is no other. With client affinity the client's
-//! address decides (highest random weight), which needs no memory and moves few clients when the
-//! endpoints change. Pure but for the counters.
+//! connection is passed over for a moment, unless there is no other. With client affinity a client stays
+//! where it was ([`Affinity`]); where it goes first its address decides (highest random weight), so that the
+//! node processes of a machine, which share its addresses, agree without asking each other. Pure but for the
+//! counters.
 
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::table::Endpoint;
@@ -20,6 +21,9 @@ const FIRST_REST: Duration = Duration::from_millis(100);
 /// At most this: the table, not this guess, is to say that an endpoint has gone.
 const LONGEST_REST: Duration = Duration::from_secs(3);
 
+/// Clients whom an [`Affinity`] remembers.
+const CLIENTS: usize = 16_384;
+
 /// What calls have told of an endpoint. It outlives route tables.
 #[derive(Debug, Default)]
 pub struct Health {
@@ -27,6 +31,53 @@ pub struct Health {
     refusals: AtomicU32,
     /// Milliseconds on [`clock_ms`].
     rests_until: AtomicU64,
+}
+
+/// Where clients have been, for Services with `sessionAffinity: ClientIP`. It outlives route tables: a client
+/// does not move because another endpoint has come. As upstream, each call begins the time anew after which
+/// the client is a stranger.
+#[derive(Debug)]
+pub struct Affinity {
+    timeout_ms: u64,
+    clients: Mutex<HashMap<IpAddr, Visit>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Visit {
+    endpoint: SocketAddr,
+    last_ms: u64,
+}
+
+impl Affinity {
+    pub fn new(timeout: Duration) -> Self {
+        Self { timeout_ms: timeout.as_millis().try_into().unwrap_or(u64::MAX), clients: Mutex::default() }
+    }
+
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+
+    fn endpoint_of(&self, client: IpAddr, now_ms: u64) -> Option<SocketAddr> {
+        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let visit = clients.get(&client)?;
+        self.is_fresh(visit, now_ms).then_some(visit.endpoint)
+    }
+
+    fn note(&self, client: IpAddr, endpoint: SocketAddr, now_ms: u64) {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if clients.len() >= CLIENTS && !clients.contains_key(&client) {
+            clients.retain(|_, visit| self.is_fresh(visit, now_ms));
+            if clients.len() >= CLIENTS {
+                // Its address decides alone; that is where it goes most of the time anyway.
+                return;
+            }
+        }
+        clients.insert(client, Visit { endpoint, last_ms: now_ms });
+    }
+
+    fn is_fresh(&self, visit: &Visit, now_ms: u64) -> bool {
+        now_ms.saturating_sub(visit.last_ms) <= self.timeout_ms
+    }
 }
 
 /// A call under way, counted while this lives.
@@ -73,8 +124,8 @@ pub(super) fn clock_ms() -> u64 {
 
 /// What a choice depends on besides the endpoints.
 pub(super) struct Draw<'a> {
-    /// The client's address, where the Service wants affinity.
-    pub(super) client: Option<IpAddr>,
+    /// The client's address and where clients have been, if the Service wants affinity.
+    pub(super) client: Option<(IpAddr, &'a Affinity)>,
     /// Endpoints that this call has tried already.
     pub(super) tried: &'a [SocketAddr],
     pub(super) now_ms: u64,
@@ -83,8 +134,16 @@ pub(super) struct Draw<'a> {
 
 /// The endpoint for one call; `None` when all have been tried.
 pub(super) fn pick<'e>(endpoints: &'e [Endpoint], draw: &Draw<'_>) -> Option<&'e Endpoint> {
-    if let Some(client) = draw.client {
-        return pick_for(endpoints, client, draw);
+    if let Some((client, affinity)) = draw.client {
+        let before = affinity.endpoint_of(client, draw.now_ms);
+        let fits = |endpoint: &&Endpoint| {
+            Some(endpoint.address) == before
+                && !draw.tried.contains(&endpoint.address)
+                && !endpoint.health.rests(draw.now_ms)
+        };
+        let picked = endpoints.iter().find(fits).or_else(|| pick_for(endpoints, client, draw))?;
+        affinity.note(client, picked.address, draw.now_ms);
+        return Some(picked);
     }
     let fresh = |endpoint: &&Endpoint| !draw.tried.contains(&endpoint.address);
     let fit = |endpoint: &&Endpoint| fresh(endpoint) && !endpoint.health.rests(draw.now_ms);
@@ -192,7 +251,8 @@ mod tests {
         let all = endpoints(5);
         let client = |n: u8| IpAddr::from([127, 0, 0, n]);
         let of = |endpoints: &[Endpoint], n| {
-            let draw = Draw { client: Some(client(n)), tried: &[], now_ms: 1, chance: u64::from(n) };
+            let strangers = Affinity::new(Duration::from_secs(1));
+            let draw = Draw { client: Some((client(n), &strangers)), tried: &[], now_ms: 1, chance: u64::from(n) };
             pick(endpoints, &draw).map(|endpoint| endpoint.address)
         };
         let used: std::collections::HashSet<_> = (0..100).map(|n| of(&all, n)).collect();
@@ -202,6 +262,29 @@ mod tests {
                 assert_eq!(of(&all, n), of(&all[..4], n), "a client whose endpoint stays does not move");
             }
         }
+    }
+
+    #[test]
+    fn a_client_stays_where_it_was_until_it_has_been_away_too_long() {
+        let all = endpoints(5);
+        let known = Affinity::new(Duration::from_secs(10));
+        let go = |endpoints: &[Endpoint], n: u8, now_ms| {
+            let client = Some((IpAddr::from([127, 0, 0, n]), &known));
+            let draw = Draw { client, tried: &[], now_ms, chance: 0 };
+            pick(endpoints, &draw).map(|endpoint| endpoint.address)
+        };
+        let first: Vec<_> = (0..100).map(|n| go(&all[..2], n, 1_000)).collect();
+        for (n, was) in (0..100).zip(&first) {
+            assert_eq!(go(&all, n, 10_000), *was, "more endpoints move nobody");
+            assert_eq!(go(&all, n, 20_000), *was, "each call begins the time anew");
+        }
+        let moved = (0..100).zip(&first).filter(|(n, was)| go(&all, *n, 30_001) != **was).count();
+        assert!(moved > 20, "strangers spread over all: {moved}");
+        let gone = go(&all, 0, 30_002).expect("an endpoint");
+        let left: Vec<Endpoint> = all.iter().filter(|one| one.address != gone).cloned().collect();
+        let next = go(&left, 0, 30_003);
+        assert_ne!(next, Some(gone));
+        assert_eq!(go(&all, 0, 30_004), next, "who had to move stays there");
     }
 
     proptest! {

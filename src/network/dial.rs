@@ -25,6 +25,13 @@ pub(super) fn stand_in(address: SocketAddr) -> Option<SocketAddr> {
     (port < FIRST_FREE_PORT && port != 0).then(|| SocketAddr::new(address.ip(), port + STAND_IN_SHIFT))
 }
 
+/// Whom such an address stands in for, if anything does here.
+pub(super) fn stood_in_for(address: SocketAddr) -> Option<SocketAddr> {
+    let port = address.port().checked_sub(STAND_IN_SHIFT)?;
+    let meant = SocketAddr::new(address.ip(), port);
+    (stand_in(meant).is_some() && reachable(meant) == address).then_some(meant)
+}
+
 /// Where somebody who connects by himself finds `address`: not where this process may not listen, hence
 /// no other node process of this machine either.
 pub(super) fn reachable(address: SocketAddr) -> SocketAddr {

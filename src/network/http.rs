@@ -23,6 +23,7 @@ use super::balance;
 use super::dial::Dialer;
 use super::headers::{self, UNDELIVERED};
 use super::local::Found;
+use super::policy::Refusal;
 use super::seek::{Directory, NotFound};
 use super::table::{Endpoint, ServicePort};
 use crate::wire::replay::{Lent, Tape};
@@ -195,12 +196,18 @@ impl ForwardError {
     /// What a client is told.
     pub(super) fn response(&self) -> Response<HttpBody> {
         match self {
+            ForwardError::NotFound { reason: NotFound::Forbidden(refusal), .. } => forbidden(refusal),
             ForwardError::NotFound { .. } => unavailable(&format!("no ready endpoint: {self}"), RETRY_AFTER),
             ForwardError::Overloaded { retry_after } => unavailable(&self.to_string(), *retry_after),
             ForwardError::Timeout(_) => plain(StatusCode::GATEWAY_TIMEOUT, &self.to_string()),
             ForwardError::Failed(_) => plain(StatusCode::BAD_GATEWAY, &self.to_string()),
         }
     }
+}
+
+/// What a client is told whom policies do not let pass: nothing there will hear it, now or later.
+pub(super) fn forbidden(refusal: &Refusal) -> Response<HttpBody> {
+    plain(StatusCode::FORBIDDEN, &refusal.to_string())
 }
 
 pub(super) fn unavailable(text: &str, retry_after: Duration) -> Response<HttpBody> {

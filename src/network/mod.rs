@@ -21,6 +21,7 @@ mod local;
 mod outbound;
 mod outside;
 mod pods;
+mod policy;
 mod route;
 mod seek;
 mod serve;
@@ -29,9 +30,11 @@ mod table;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,15 +43,17 @@ use ingress::Ingress;
 use pods::PodPort;
 use seek::Directory;
 use serve::Server;
-use service::Doors;
+use service::{Doors, Way};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::DropGuard;
 
-use crate::wire::Outbound;
+use crate::wire::{Outbound, Transport};
 
 pub use balance::Health;
 pub use local::{LocalPods, Registration};
 pub use outbound::OutboundPolicy;
 pub use pods::PodListener;
+pub use policy::{PlacedPod, Policies, PolicyObjects, Refusal};
 pub use service::Unbound;
 pub use table::{Endpoint, IngressMatch, Objects, Protocol, Resolved, RouteTable, Service, ServiceKind, ServicePort};
 
@@ -137,6 +142,21 @@ impl Network {
         }
     }
 
+    /// Puts new policies in force, for all that begins from now on.
+    pub fn enforce(&self, policies: Policies) {
+        self.directory.enforce(policies);
+    }
+
+    /// The policies in force. Not to be kept across an await.
+    pub fn policies(&self) -> impl Deref<Target = Arc<Policies>> {
+        self.directory.policies()
+    }
+
+    /// How many flows policies have refused on this node.
+    pub fn refused(&self) -> u64 {
+        self.directory.refused()
+    }
+
     /// The table in force: what the next one is built from.
     pub fn table(&self) -> Arc<RouteTable> {
         Arc::clone(&self.directory.table())
@@ -163,18 +183,34 @@ impl Network {
             (bound, _) => bound?,
         };
         let address = if address.port() == 0 { listener.local_addr()? } else { address };
-        let (close, local) = (self.server.listener_token(), self.local().clone());
-        self.server.accept(listener, close.clone(), Arc::new(PodPort { address, local: local.clone() }));
-        Ok(PodListener::new(address, local, close.drop_guard()))
+        let close = self.server.listener_token();
+        self.server.accept(
+            listener,
+            close.clone(),
+            Arc::new(PodPort { address, directory: self.directory.clone(), asks: true }),
+        );
+        Ok(PodListener::new(address, self.local().clone(), close.drop_guard()))
+    }
+
+    /// Listens on `host`, of this machine, for `port` of a pod of this node: its `hostPort`. It is closed when
+    /// what is returned is dropped.
+    ///
+    /// # Errors
+    /// The system's, when the address is taken, forbidden or not of this machine.
+    pub fn publish(&self, host: SocketAddr, port: SocketAddr, transport: Transport) -> io::Result<DropGuard> {
+        let doors = self.doors.as_ref().ok_or_else(|| io::Error::other("nothing is listened on here"))?;
+        let name = format!("the pod behind {host}");
+        doors.listen(host, transport, Way::Pod(Arc::new(ServicePort::of_pod(&name, port, transport))))
     }
 
     /// Serves one connection of `peer` to a pod of this process that has no socket for it: what comes over it is
-    /// handed to what is registered in [`Network::local`].
+    /// handed to what is registered in [`Network::local`]. It comes by the API server and the node, which
+    /// policies let pass.
     pub async fn carry<S>(&self, address: SocketAddr, peer: SocketAddr, stream: S)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let handler = Arc::new(PodPort { address, local: self.local().clone() });
+        let handler = Arc::new(PodPort { address, directory: self.directory.clone(), asks: false });
         serve::serve_http(stream, peer, handler, self.server.ends()).await;
     }
 
@@ -207,7 +243,7 @@ impl Drop for Network {
 
 /// Opens the DNS server; whether it could be.
 fn answer_names(server: &Arc<Server>, directory: &Arc<Directory>, ip: IpAddr) -> bool {
-    let address = SocketAddr::new(ip, 53);
+    let address = SocketAddr::new(ip, dns::PORT);
     let bound = dns::bind(address).and_then(|datagrams| Ok((datagrams, serve::bind(address, true)?)));
     match bound {
         Ok((datagrams, listener)) => {

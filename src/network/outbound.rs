@@ -3,6 +3,7 @@
 //! Inside the cluster a guest may call Services, pods and itself (`localhost`), without a socket where
 //! the other is of this node. The world outside is closed unless the pod's owner opened it.
 
+use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use http::{Request, Response};
 
 use super::headers;
 use super::http::{ForwardError, Forwarder};
-use super::outside::Outside;
+use super::outside::{IsOutside, Outside};
+use super::policy::Refusal;
 use super::route::{self, Name};
 use super::table::{Resolved, RouteTable, ServiceKind, ServicePort};
 use crate::wire::{CallTimeouts, Caller, HttpBody, Named, Outbound, OutboundError, Transport};
@@ -59,14 +61,16 @@ impl Outbound for Guests {
         let is_tls = request.uri().scheme_str() == Some("https");
         let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        self.admit_name(caller, host)?;
         let destination = find(&self.forwarder.directory.table(), caller, host, port);
         let port = match destination {
             Destination::Outside(host, port) => {
                 if !self.policy.allows(caller, &host) {
                     return Err(not_allowed(caller, &host));
                 }
+                let only = self.only_open(caller, &host, port).await?;
                 headers::normalise(&mut request);
-                return self.outside.call(request, &host, port, is_tls, timeouts).await;
+                return self.outside.call(request, &host, port, is_tls, timeouts, only).await;
             }
             Destination::Inside(_) | Destination::NoPort(_) if is_tls => {
                 return Err(OutboundError::Failed(format!(
@@ -90,10 +94,29 @@ impl Outbound for Guests {
 
     async fn route(&self, caller: &Caller, to: SocketAddr, transport: Transport) -> Result<SocketAddr, OutboundError> {
         let allows = |host: &str| self.policy.allows(caller, host);
-        route::route(&self.forwarder.directory.table(), caller, to, transport, allows)
+        let directory = &self.forwarder.directory;
+        let policies = directory.policies();
+        let refused = Cell::new(None);
+        let admits = |to| {
+            policies.check(caller.ip, to, transport).map_err(|refusal| {
+                refused.set(Some(refusal.clone()));
+                shut(refusal)
+            })
+        };
+        let routed = route::route(&directory.table(), caller, to, transport, allows, admits);
+        // An endpoint that was passed over for another is no refusal.
+        if let (Err(_), Some(refusal)) = (&routed, refused.take()) {
+            directory.count(&refusal);
+        }
+        routed
+    }
+
+    async fn admits(&self, callee: &Caller, from: SocketAddr, port: u16, transport: Transport) -> bool {
+        self.forwarder.directory.admit(from.ip(), SocketAddr::new(callee.ip, port), transport).is_ok()
     }
 
     async fn resolve(&self, caller: &Caller, host: &str) -> Result<Named, OutboundError> {
+        self.admit_name(caller, host)?;
         let name = route::name(&self.forwarder.directory.table(), caller, host);
         match name {
             Name::Inside(addresses) => Ok(Named { addresses, outside: false }),
@@ -107,6 +130,46 @@ impl Outbound for Guests {
             Name::Nothing(why) => Err(OutboundError::UnknownHost(why)),
         }
     }
+}
+
+impl Guests {
+    /// Whether `caller` may ask what `host` stands for; what needs no asking is let pass.
+    fn admit_name(&self, caller: &Caller, host: &str) -> Result<(), OutboundError> {
+        if host.parse::<IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost") {
+            return Ok(());
+        }
+        let admitted = self.forwarder.directory.admit_names(caller.ip);
+        admitted.map_err(|refusal| OutboundError::Denied(format!("{host} cannot be looked up: {refusal}")))
+    }
+
+    /// Of a host's addresses those that policies open to `caller`; `None`: all.
+    async fn only_open(&self, caller: &Caller, host: &str, port: u16) -> Result<Option<IsOutside>, OutboundError> {
+        let (directory, ip) = (self.forwarder.directory.clone(), caller.ip);
+        if !directory.policies().confines(ip) {
+            return Ok(None);
+        }
+        let open = move |to| directory.admit(ip, SocketAddr::new(to, port), Transport::Tcp);
+        let addresses = match host.parse() {
+            Ok(address) => vec![address],
+            Err(_) => self.outside.addresses(host).await?,
+        };
+        let mut shut_all = None;
+        for address in addresses {
+            match open(address) {
+                Ok(()) => {
+                    let policy = self.policy.clone();
+                    return Ok(Some(Arc::new(move |to| policy.is_outside(to) && open(to).is_ok())));
+                }
+                Err(refusal) => shut_all = Some(refusal),
+            }
+        }
+        Err(shut_all.map_or_else(|| OutboundError::UnknownHost(host.to_owned()), shut))
+    }
+}
+
+/// What a guest is told whom policies do not let pass, as if nobody listened there.
+fn shut(refusal: Refusal) -> OutboundError {
+    OutboundError::Refused(refusal.to_string())
 }
 
 /// A name that is no Service's. One without a dot was meant to be: then that is what is wrong.
@@ -143,7 +206,7 @@ fn find(table: &RouteTable, caller: &Caller, host: &str, port: u16) -> Destinati
             None if is_inside(&host) => return Destination::NoService(host),
             None => return Destination::Outside(host, port),
         };
-        match (&service.kind, service.port(port)) {
+        match (&service.kind, service.port(port, Transport::Tcp)) {
             (ServiceKind::External(name), _) => host = name.to_string(),
             (ServiceKind::Cluster | ServiceKind::Headless, Some(port)) => return Destination::Inside(port.clone()),
             // The name of a headless Service is its pods': any port of theirs may be called.
@@ -168,7 +231,7 @@ pub(super) fn is_inside(host: &str) -> bool {
 }
 
 pub(super) fn find_address(table: &RouteTable, caller: &Caller, ip: IpAddr, port: u16) -> Destination {
-    if let Some(port) = table.at(SocketAddr::new(ip, port)) {
+    if let Some(port) = table.at(SocketAddr::new(ip, port), Transport::Tcp) {
         return Destination::Inside(port.clone());
     }
     // Before it is looked for among the pods: the endpoint of the API server may be the machine's own.

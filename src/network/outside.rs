@@ -39,14 +39,18 @@ pub(super) struct Outside {
     is_outside: IsOutside,
     /// Whom to trust; `None`: whom the machine trusts, found out with the first call that needs it.
     roots: Option<Arc<RootCertStore>>,
-    plain: Client<HttpConnector<Lookup>, HttpBody>,
-    tls: OnceCell<Client<HttpsConnector<HttpConnector<Lookup>>, HttpBody>>,
+    plain: PlainClient,
+    trusted: OnceCell<ClientConfig>,
+    tls: OnceCell<TlsClient>,
 }
+
+type PlainClient = Client<HttpConnector<Lookup>, HttpBody>;
+type TlsClient = Client<HttpsConnector<HttpConnector<Lookup>>, HttpBody>;
 
 impl Outside {
     pub(super) fn new(is_outside: IsOutside, roots: Option<Arc<RootCertStore>>) -> Self {
         let plain = client(connector(&is_outside));
-        Self { is_outside, roots, plain, tls: OnceCell::new() }
+        Self { is_outside, roots, plain, trusted: OnceCell::new(), tls: OnceCell::new() }
     }
 
     /// The addresses of a host, at least one, all of them outside.
@@ -55,7 +59,8 @@ impl Outside {
         Ok(found.into_iter().map(|address| address.ip()).collect())
     }
 
-    /// Sends a normalised `request` to `host` and waits for the head of the answer.
+    /// Sends a normalised `request` to `host` and waits for the head of the answer. `only`: by a connection of
+    /// its own, to an address of which this is true; what others have connected to may be shut to this caller.
     pub(super) async fn call(
         &self,
         mut request: Request<HttpBody>,
@@ -63,10 +68,11 @@ impl Outside {
         port: u16,
         is_tls: bool,
         timeouts: CallTimeouts,
+        only: Option<IsOutside>,
     ) -> Result<Response<HttpBody>, OutboundError> {
         let failed = |error: &dyn fmt::Display| OutboundError::Failed(format!("cannot call {host}:{port}: {error}"));
         if let Ok(ip) = host.parse::<IpAddr>()
-            && !(self.is_outside)(ip)
+            && !only.as_ref().unwrap_or(&self.is_outside)(ip)
         {
             return Err(NoHost::Inside(host.to_owned()).into());
         }
@@ -75,11 +81,13 @@ impl Outside {
         *request.uri_mut() =
             target(host, port, is_tls, request.uri().path_and_query()).map_err(|error| failed(&error))?;
         let sent = async {
-            if is_tls {
-                self.tls().await?.request(request).await.map_err(|error| explain(host, port, &error))
-            } else {
-                self.plain.request(request).await.map_err(|error| explain(host, port, &error))
-            }
+            let answer = match (is_tls, &only) {
+                (true, None) => self.tls().await?.request(request).await,
+                (true, Some(only)) => self.tls_client(only).await?.request(request).await,
+                (false, None) => self.plain.request(request).await,
+                (false, Some(only)) => client(connector(only)).request(request).await,
+            };
+            answer.map_err(|error| explain(host, port, &error))
         };
         // The connection has its own bound: a guest's is a shorter one.
         let within = timeouts.connect.min(CONNECT_TIMEOUT) + timeouts.first_byte;
@@ -89,19 +97,23 @@ impl Outside {
         }
     }
 
-    async fn tls(&self) -> Result<&Client<HttpsConnector<HttpConnector<Lookup>>, HttpBody>, OutboundError> {
-        let made = self.tls.get_or_try_init(|| async {
+    async fn tls(&self) -> Result<&TlsClient, OutboundError> {
+        self.tls.get_or_try_init(|| self.tls_client(&self.is_outside)).await
+    }
+
+    async fn tls_client(&self, is_outside: &IsOutside) -> Result<TlsClient, OutboundError> {
+        let made = self.trusted.get_or_try_init(|| async {
             let roots = match &self.roots {
                 Some(roots) => roots.clone(),
                 None => Arc::new(tokio::task::spawn_blocking(native_roots).await.map_err(|error| error.to_string())??),
             };
-            let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-            let mut tcp = connector(&self.is_outside);
-            tcp.enforce_http(false);
-            let https = HttpsConnectorBuilder::new().with_tls_config(config).https_only().enable_all_versions();
-            Ok::<_, String>(client(https.wrap_connector(tcp)))
+            Ok::<_, String>(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
         });
-        made.await.map_err(OutboundError::Failed)
+        let config = made.await.map_err(OutboundError::Failed)?.clone();
+        let mut tcp = connector(is_outside);
+        tcp.enforce_http(false);
+        let https = HttpsConnectorBuilder::new().with_tls_config(config).https_only().enable_all_versions();
+        Ok(client(https.wrap_connector(tcp)))
     }
 }
 
@@ -247,7 +259,7 @@ mod tests {
         };
         for (host, is_tls) in [("localhost", false), ("localhost", true), ("127.0.0.1", false), ("::1", false)] {
             let request = Request::new(super::super::http::full(""));
-            let answer = outside.call(request, host, 9, is_tls, timeouts).await;
+            let answer = outside.call(request, host, 9, is_tls, timeouts, None).await;
             assert!(matches!(answer, Err(OutboundError::Denied(_) | OutboundError::Failed(_))), "{host}");
         }
         let unknown = outside.addresses("nowhere.invalid").await;

@@ -12,8 +12,9 @@ use tokio_util::sync::DropGuard;
 use super::headers::{self, UNDELIVERED};
 use super::http::plain;
 use super::local::{Found, LocalPods};
+use super::seek::Directory;
 use super::serve::{Answer, Ends, Handle, Peer, serve_http};
-use crate::wire::{CallError, HttpBody};
+use crate::wire::{CallError, HttpBody, Transport};
 
 /// Listens on a pod's address for those outside this process. Dropping it closes the listener and
 /// lets the connections' present requests finish.
@@ -44,12 +45,19 @@ impl Drop for PodListener {
 /// that asks here has other endpoints to try, and patience of its own.
 pub(super) struct PodPort {
     pub(super) address: SocketAddr,
-    pub(super) local: LocalPods,
+    pub(super) directory: Arc<Directory>,
+    /// Whether policies are asked about who comes.
+    pub(super) asks: bool,
 }
 
 impl Handle for PodPort {
-    async fn handle(&self, mut request: Request<HttpBody>, _: &Peer) -> Response<HttpBody> {
-        let Found::Here(service) = self.local.find(self.address) else {
+    async fn handle(&self, mut request: Request<HttpBody>, peer: &Peer) -> Response<HttpBody> {
+        if self.asks
+            && let Err(refusal) = self.directory.admit(peer.ip, self.address, Transport::Tcp)
+        {
+            return super::http::forbidden(&refusal);
+        }
+        let Found::Here(service) = self.directory.local.find(self.address) else {
             return undelivered("no container of the pod is running");
         };
         headers::strip_hop_by_hop(request.headers_mut());

@@ -3,15 +3,15 @@
 //! As with `wasi:http`, the inside of the cluster is open and the outside closed unless the pod's owner
 //! opened it. A Service's address leads to one of its ready endpoints, chosen when the connection is
 //! made, as kube-proxy would: no listener is in between, so that it works for every port number.
-//! Datagrams go to pods by their own addresses; no Service forwards them. Pure but for the choice's
-//! chance.
+//! Datagrams to a Service go to where the node relays them ([`super::udp`]), for the answers to come from
+//! there. Pure but for the choice's chance.
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::balance::{self, Draw};
 use super::dial;
 use super::outbound::{Destination, EXTERNAL_NAME_HOPS, find_address, is_inside, is_localhost, not_allowed};
-use super::table::{Resolved, RouteTable, ServiceKind, ServicePort};
+use super::table::{Endpoint, Resolved, RouteTable, ServiceKind, ServicePort};
 use crate::wire::{Caller, OutboundError, Transport, is_outside};
 
 /// What a host name stands for.
@@ -25,28 +25,31 @@ pub(super) enum Name {
 }
 
 /// Where `caller`'s socket that wants to reach `to` is to be connected. `allows` is asked about hosts
-/// outside.
+/// outside, `admits` about where it leads: a policy may shut it.
 pub(super) fn route(
     table: &RouteTable,
     caller: &Caller,
     to: SocketAddr,
     transport: Transport,
     allows: impl Fn(&str) -> bool,
+    admits: impl Fn(SocketAddr) -> Result<(), OutboundError>,
 ) -> Result<SocketAddr, OutboundError> {
     if transport == Transport::Udp {
-        return datagram(table, caller, to);
+        // Who relays chooses the pod, and asks then.
+        let is_relayed = table.at(to, Transport::Udp).is_some();
+        return if is_relayed { Ok(to) } else { datagram(table, caller, to).and_then(|to| admits(to).map(|()| to)) };
     }
     // Where a Service has led, that of the API server among them, whose endpoint may be the machine's.
-    if table.is_endpoint(to) {
-        return Ok(dial::reachable(to));
+    if let Some(endpoint) = [Some(to), dial::stood_in_for(to)].into_iter().flatten().find(|to| table.is_endpoint(*to)) {
+        return admits(endpoint).map(|()| dial::reachable(endpoint));
     }
     if is_localhost(to.ip()) {
         return Ok(SocketAddr::new(caller.ip, to.port()));
     }
     match find_address(table, caller, to.ip(), to.port()) {
-        Destination::Inside(port) => endpoint(caller, &port),
+        Destination::Inside(port) => endpoint(caller, &port, admits),
         // This machine's own services are not the outside, whatever a pod may call there.
-        Destination::Outside(host, _) if allows(&host) && is_outside(to.ip()) => Ok(to),
+        Destination::Outside(host, _) if allows(&host) && is_outside(to.ip()) => admits(to).map(|()| to),
         Destination::Outside(host, _) | Destination::NoService(host) => Err(not_allowed(caller, &host)),
         Destination::NoPort(why) => Err(OutboundError::Refused(why)),
     }
@@ -54,19 +57,41 @@ pub(super) fn route(
 
 /// One endpoint, for this connection. Nobody waits for one to become ready: the guest's thread of
 /// execution is held while this is asked.
-fn endpoint(caller: &Caller, port: &ServicePort) -> Result<SocketAddr, OutboundError> {
-    let client = port.sticky.then_some(caller.ip);
-    let draw = Draw { client, tried: &[], now_ms: balance::clock_ms(), chance: balance::chance() };
-    let endpoint = balance::pick(&port.endpoints, &draw);
-    let endpoint = endpoint.ok_or_else(|| OutboundError::Refused(format!("{port} has no ready endpoint")))?;
-    Ok(dial::reachable(endpoint.address))
+fn endpoint(
+    caller: &Caller,
+    port: &ServicePort,
+    admits: impl Fn(SocketAddr) -> Result<(), OutboundError>,
+) -> Result<SocketAddr, OutboundError> {
+    match choose(port, caller.ip, admits) {
+        Ok(endpoint) => Ok(dial::reachable(endpoint.address)),
+        Err(why) => Err(why.unwrap_or_else(|| OutboundError::Refused(format!("{port} has no ready endpoint")))),
+    }
+}
+
+/// An endpoint that `admits`, for `client`; if there is none, why the last was not.
+pub(super) fn choose<E>(
+    port: &ServicePort,
+    client: IpAddr,
+    admits: impl Fn(SocketAddr) -> Result<(), E>,
+) -> Result<&Endpoint, Option<E>> {
+    let client = port.affinity.as_deref().map(|affinity| (client, affinity));
+    let (mut tried, mut why) = (Vec::new(), None);
+    loop {
+        let draw = Draw { client, tried: &tried, now_ms: balance::clock_ms(), chance: balance::chance() };
+        let Some(endpoint) = balance::pick(&port.endpoints, &draw) else { return Err(why) };
+        match admits(endpoint.address) {
+            Ok(()) => return Ok(endpoint),
+            Err(shut) => why = Some(shut),
+        }
+        tried.push(endpoint.address);
+    }
 }
 
 fn datagram(table: &RouteTable, caller: &Caller, to: SocketAddr) -> Result<SocketAddr, OutboundError> {
     if to.ip() == caller.ip || (table.is_pod(to.ip()) && !is_localhost(to.ip())) {
         return Ok(to);
     }
-    Err(OutboundError::Denied(format!("{to} is no pod of this cluster; datagrams go to pods alone")))
+    Err(OutboundError::Denied(format!("{to} is no pod and no Service of this cluster; datagrams go to these alone")))
 }
 
 /// What `host` stands for to `caller`.
@@ -153,7 +178,7 @@ mod tests {
         let table = table();
         let routed = |to: &str, transport| {
             let to = to.parse().expect("an address");
-            route(&table, &caller(), to, transport, |host| matches!(host, "192.0.2.7" | "127.9.9.9"))
+            route(&table, &caller(), to, transport, |host| matches!(host, "192.0.2.7" | "127.9.9.9"), |_| Ok(()))
                 .map(|to| to.to_string())
                 .map_err(|error| error.to_string())
         };

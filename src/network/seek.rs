@@ -7,6 +7,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -15,7 +16,9 @@ use tokio::time::Instant;
 
 use super::balance::{self, Draw};
 use super::local::LocalPods;
+use super::policy::{Policies, Refusal};
 use super::table::{Endpoint, RouteTable, ServicePort};
+use crate::wire::Transport;
 
 /// How long a call waits for an endpoint.
 pub(super) const HOLD: Duration = Duration::from_secs(1);
@@ -24,13 +27,25 @@ const HELD_CALLS: usize = 4_096;
 /// Endpoints of other nodes that refused are asked again after this, then twice this, …
 const FIRST_RETRY: Duration = Duration::from_millis(10);
 const LAST_RETRY: Duration = Duration::from_millis(160);
+/// A pod that is refused may ask again without end: the log has one of its refusals a second.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// What calls look at: the table in force, the pods of this process.
 pub(super) struct Directory {
     table: ArcSwap<RouteTable>,
     table_changed: watch::Sender<()>,
     pub(super) local: LocalPods,
+    policies: ArcSwap<Policies>,
+    refusals: Refusals,
     held: Semaphore,
+}
+
+/// Counts what policies refuse, and tells of it now and then.
+#[derive(Default)]
+struct Refusals {
+    count: AtomicU64,
+    /// On [`balance::clock_ms`].
+    told_ms: AtomicU64,
 }
 
 /// The search of one call.
@@ -39,6 +54,8 @@ pub(super) struct Search<'d> {
     port: Arc<ServicePort>,
     client: Option<IpAddr>,
     tried: Vec<SocketAddr>,
+    /// What policies said of endpoints since the search last began with all of them.
+    refused: Vec<Refusal>,
     hold: Option<Hold<'d>>,
 }
 
@@ -60,6 +77,8 @@ pub(super) enum NotFound {
     AllRefused,
     /// Too many calls wait already.
     TooManyWait,
+    /// Policies let the caller go to none of them.
+    Forbidden(Refusal),
 }
 
 impl Directory {
@@ -68,6 +87,8 @@ impl Directory {
             table: ArcSwap::default(),
             table_changed: watch::Sender::new(()),
             local: LocalPods::new(),
+            policies: ArcSwap::default(),
+            refusals: Refusals::default(),
             held: Semaphore::new(HELD_CALLS),
         }
     }
@@ -82,6 +103,35 @@ impl Directory {
         self.table_changed.send_replace(());
     }
 
+    /// The policies in force. Not to be kept across an await.
+    pub(super) fn policies(&self) -> Guard<Arc<Policies>> {
+        self.policies.load()
+    }
+
+    pub(super) fn enforce(&self, policies: Policies) {
+        self.policies.store(Arc::new(policies));
+    }
+
+    /// How many flows were refused.
+    pub(super) fn refused(&self) -> u64 {
+        self.refusals.count.load(Ordering::Relaxed)
+    }
+
+    /// Whether policies let a flow begin; what they refuse is counted.
+    pub(super) fn admit(&self, from: IpAddr, to: SocketAddr, transport: Transport) -> Result<(), Refusal> {
+        self.policies().check(from, to, transport).inspect_err(|refusal| self.count(refusal))
+    }
+
+    /// Takes in that a flow was refused.
+    pub(super) fn count(&self, refusal: &Refusal) {
+        self.refusals.count(refusal);
+    }
+
+    /// Whether policies let `from` ask for names.
+    pub(super) fn admit_names(&self, from: IpAddr) -> Result<(), Refusal> {
+        self.policies().check_names(from).inspect_err(|refusal| self.count(refusal))
+    }
+
     /// How many calls wait for an endpoint now.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
@@ -90,8 +140,19 @@ impl Directory {
 
     /// Begins the search of a call of `client` to `port`.
     pub(super) fn search(&self, port: Arc<ServicePort>, client: Option<IpAddr>) -> Search<'_> {
-        let client = client.filter(|_| port.sticky);
-        Search { directory: self, port, client, tried: Vec::new(), hold: None }
+        Search { directory: self, port, client, tried: Vec::new(), refused: Vec::new(), hold: None }
+    }
+}
+
+impl Refusals {
+    fn count(&self, refusal: &Refusal) {
+        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        let (now, told) = (balance::clock_ms(), self.told_ms.load(Ordering::Relaxed));
+        let is_due = told == 0 || now.saturating_sub(told) >= TELL_EVERY.as_millis() as u64;
+        // Of those who come at the same moment one tells.
+        if is_due && self.told_ms.compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            tracing::info!(count, "refused: {refusal}");
+        }
     }
 }
 
@@ -105,19 +166,36 @@ impl Search<'_> {
     pub(super) async fn next(&mut self) -> Result<Endpoint, NotFound> {
         loop {
             let draw = Draw {
-                client: self.client,
+                client: self.client.zip(self.port.affinity.as_deref()),
                 tried: &self.tried,
                 now_ms: balance::clock_ms(),
                 chance: balance::chance(),
             };
             if let Some(endpoint) = balance::pick(&self.port.endpoints, &draw) {
-                return Ok(endpoint.clone());
+                let endpoint = endpoint.clone();
+                let policies = self.directory.policies();
+                match self.client.map(|client| policies.check(client, endpoint.address, Transport::Tcp)) {
+                    Some(Err(refusal)) => {
+                        self.tried.push(endpoint.address);
+                        self.refused.push(refusal);
+                        continue;
+                    }
+                    Some(Ok(())) | None => return Ok(endpoint),
+                }
+            }
+            // Waiting helps against no policy.
+            if self.refused.len() == self.tried.len()
+                && let Some(refusal) = self.refused.pop()
+            {
+                self.directory.count(&refusal);
+                return Err(NotFound::Forbidden(refusal));
             }
             self.wait().await?;
             if let Some(port) = self.directory.table().renew(&self.port) {
                 self.port = port;
             }
             self.tried.clear();
+            self.refused.clear();
         }
     }
 
@@ -173,6 +251,7 @@ impl std::fmt::Display for NotFound {
             NotFound::NoneReady => "it has no ready endpoint",
             NotFound::AllRefused => "none of its endpoints took the request",
             NotFound::TooManyWait => "it has no ready endpoint, and too many requests wait for one already",
+            NotFound::Forbidden(refusal) => return refusal.fmt(f),
         })
     }
 }

@@ -3,7 +3,7 @@
 //! The listeners follow the table: what is new in it is bound, what has gone is closed. HTTP is routed
 //! request by request, so that keep-alive clients are balanced and safe retries work; what is not HTTP
 //! is piped. A manifest may say which (`appProtocol`, or the port's name), otherwise the client's first
-//! bytes tell.
+//! bytes tell. Datagrams are relayed ([`super::udp`]).
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -13,22 +13,51 @@ use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_util::sync::DropGuard;
 
 use super::http::{Forwarder, plain};
 use super::serve::{Answer, Ends, Handle, Peer, Server, bind, serve_http};
 use super::table::{Protocol, RouteTable, ServicePort};
-use super::tcp;
-use crate::wire::HttpBody;
+use super::udp::{self, Relay};
+use super::{dns, tcp};
+use crate::wire::{HttpBody, Transport};
 
 /// Longer than any ingress waits: a Service is transparent, its clients have deadlines of their own.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What a listener is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Door {
-    Cluster(SocketAddr),
-    Node(u16),
+pub(super) enum Door {
+    Cluster(SocketAddr, Transport),
+    Node(u16, Transport),
+}
+
+/// Where a listener leads.
+#[derive(Clone)]
+pub(super) enum Way {
+    /// To what the table says now.
+    Service(Door),
+    /// To a pod of this node: its `hostPort`.
+    Pod(Arc<ServicePort>),
+}
+
+impl Way {
+    pub(super) fn leads_to(&self, table: &RouteTable) -> Option<Arc<ServicePort>> {
+        match self {
+            Way::Service(door) => door.leads_to(table),
+            Way::Pod(port) => Some(port.clone()),
+        }
+    }
+}
+
+impl Door {
+    fn leads_to(self, table: &RouteTable) -> Option<Arc<ServicePort>> {
+        match self {
+            Door::Cluster(address, transport) => table.at(address, transport).cloned(),
+            Door::Node(port, transport) => table.at_node_port(port, transport).cloned(),
+        }
+    }
 }
 
 /// An address of a Service that could not be listened on.
@@ -44,6 +73,8 @@ pub(super) struct Doors {
     server: Arc<Server>,
     forwarder: Arc<Forwarder>,
     node_port_ip: IpAddr,
+    /// Conversations by datagrams, of all Services together.
+    places: Arc<Semaphore>,
     state: Mutex<State>,
 }
 
@@ -56,13 +87,15 @@ struct State {
 
 impl Doors {
     pub(super) fn new(server: Arc<Server>, forwarder: Arc<Forwarder>, node_port_ip: IpAddr) -> Self {
-        Self { server, forwarder, node_port_ip, state: Mutex::default() }
+        let places = Arc::new(Semaphore::new(udp::SESSIONS));
+        Self { server, forwarder, node_port_ip, places, state: Mutex::default() }
     }
 
     /// Opens and closes listeners so that they are those of `table`.
     pub(super) fn follow(&self, table: &RouteTable) {
-        let cluster = table.cluster_addresses().map(Door::Cluster);
-        let wanted: HashSet<Door> = cluster.chain(table.node_ports().map(Door::Node)).collect();
+        let cluster = table.cluster_addresses().map(|(address, transport)| Door::Cluster(address, transport));
+        let node = table.node_ports().map(|(port, transport)| Door::Node(port, transport));
+        let wanted: HashSet<Door> = cluster.chain(node).collect();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.open.retain(|door, _| wanted.contains(door));
         state.unbound.retain(|door, _| wanted.contains(door));
@@ -82,18 +115,31 @@ impl Doors {
         self.node_port_ip
     }
 
+    /// Listens on `address`, of this machine, for who is to go that way; until what is returned is dropped.
+    pub(super) fn listen(&self, address: SocketAddr, transport: Transport, way: Way) -> io::Result<DropGuard> {
+        let close = self.server.listener_token();
+        match transport {
+            Transport::Tcp => {
+                let answer = Arc::new(ServiceDoor { way, forwarder: self.forwarder.clone() });
+                self.server.accept(bind(address, true)?, close.clone(), answer);
+            }
+            Transport::Udp => {
+                let relay = Relay { way, directory: self.forwarder.directory.clone(), places: self.places.clone() };
+                self.server.keep(relay.run(dns::bind(address)?, close.clone()));
+            }
+        }
+        Ok(close.drop_guard())
+    }
+
     fn open(&self, door: Door, state: &mut State) {
-        let address = match door {
-            Door::Cluster(address) => address,
-            Door::Node(port) => SocketAddr::new(self.node_port_ip, port),
+        let (address, transport) = match door {
+            Door::Cluster(address, transport) => (address, transport),
+            Door::Node(port, transport) => (SocketAddr::new(self.node_port_ip, port), transport),
         };
-        match bind(address, true) {
-            Ok(listener) => {
-                let close = self.server.listener_token();
-                let answer = Arc::new(ServiceDoor { door, forwarder: self.forwarder.clone() });
-                self.server.accept(listener, close.clone(), answer);
+        match self.listen(address, transport, Way::Service(door)) {
+            Ok(open) => {
                 state.unbound.remove(&door);
-                state.open.insert(door, close.drop_guard());
+                state.open.insert(door, open);
             }
             Err(error) => {
                 state.unbound.entry(door).or_insert_with(|| {
@@ -121,18 +167,14 @@ fn explain(address: SocketAddr, error: &io::Error) -> String {
 
 /// One listener's answer.
 struct ServiceDoor {
-    door: Door,
+    way: Way,
     forwarder: Arc<Forwarder>,
 }
 
 impl ServiceDoor {
     /// The Service's port, as the table knows it now.
     fn port(&self) -> Option<Arc<ServicePort>> {
-        let table = self.forwarder.directory.table();
-        match self.door {
-            Door::Cluster(address) => table.at(address).cloned(),
-            Door::Node(port) => table.at_node_port(port).cloned(),
-        }
+        self.way.leads_to(&self.forwarder.directory.table())
     }
 
     async fn speaks_http(&self, port: &ServicePort, stream: &TcpStream) -> bool {

@@ -1,5 +1,7 @@
 //! The room as a whole: real listeners on loopback addresses, pods that are functions.
 
+mod policies;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};

@@ -157,7 +157,7 @@ impl Agent {
         if self.by_key.get(&handle.key) == Some(&uid) {
             self.by_key.remove(&handle.key);
         }
-        self.context.addresses.release(&uid);
+        self.context.release_address(&uid);
         if panicked {
             tracing::error!(pod = %handle.key, "a pod's worker panicked; it begins anew");
             self.reconcile(&handle.key);

@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use super::choose;
 use super::config::NodeConfig;
 use super::console::Console;
+use super::enforce::Enforcer;
 use super::fields::{Allocatable, Fields};
 use super::images::Images;
 use super::ip::Addresses;
@@ -53,6 +54,7 @@ pub struct Context {
     pub network: Arc<Network>,
     pub outbound: Arc<dyn Outbound>,
     pub routes: Arc<Routes>,
+    pub enforcer: Enforcer,
     pub allocatable: Allocatable,
     pub machine: Machine,
     pub starting: Semaphore,
@@ -89,6 +91,12 @@ impl Context {
     /// Whether a container's id is of a runtime that outlives this process.
     pub fn outlives(&self, id: &str) -> bool {
         self.runtimes.iter().any(|runtime| runtime.nature().outlives_process && choose::is_of(id, runtime.name()))
+    }
+
+    /// The pod's address is free for others.
+    pub fn release_address(&self, uid: &str) {
+        self.enforcer.withdraw(uid);
+        self.addresses.release(uid);
     }
 
     /// The pod is over: its runtime is to leave nothing behind.

@@ -5,11 +5,12 @@
 mod image;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1 as core;
+use tokio_util::sync::DropGuard;
 
 use super::choose;
 use super::command;
@@ -36,7 +37,7 @@ use crate::runtime::{
     Container, ContainerSpec, DeferredMounts, Image, Isolation, Mount, Nature, RunState, Runtime, Sandbox, SandboxSpec,
     StartError,
 };
-use crate::wire::HttpService;
+use crate::wire::{HttpService, Transport};
 
 /// Upstream lets a `postStart` hook take for ever; nobody is served by a container that never starts.
 const POST_START_LIMIT: Duration = Duration::from_secs(60);
@@ -47,6 +48,8 @@ pub struct Surroundings {
     pub runtime: Arc<dyn Runtime>,
     pub sandbox: Arc<dyn Sandbox>,
     pub volumes: Arc<PodVolumes>,
+    /// Where the machine listens for the pod.
+    pub _host_ports: Vec<DropGuard>,
 }
 
 /// Makes a pod's surroundings; on failure, the reason and words of an event.
@@ -57,12 +60,41 @@ pub async fn prepare(
     let sandbox_failed = |why: String| ("FailedCreatePodSandBox", why);
     let runtime = choose::runtime(context, pod).await.map_err(sandbox_failed)?;
     let ip = address(context, pod, runtime.nature()).map_err(sandbox_failed)?;
+    context.enforcer.announce(pod, ip).await;
     let (volumes, sources) =
         context.volumes.mount(pod, &context.fields(pod, ip)).await.map_err(|why| ("FailedMount", why))?;
     let isolation = isolation::of(pod).map_err(sandbox_failed)?;
     let sandbox = runtime.sandbox(sandbox_spec(context, pod, ip, isolation)).await;
     let sandbox = sandbox.map_err(|error| sandbox_failed(format!("Failed to create pod sandbox: {error}")))?;
-    Ok((Surroundings { ip, runtime, sandbox, volumes: Arc::new(volumes) }, sources))
+    if runtime.nature().own_network {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let confined = context.enforcer.confine(&context.network, uid, &sandbox).await;
+        confined.map_err(|why| sandbox_failed(format!("Failed to create pod sandbox: {why}")))?;
+    }
+    let own_network = runtime.nature().own_network;
+    let host_ports = if own_network { Vec::new() } else { publish(context, pod, ip).map_err(sandbox_failed)? };
+    Ok((Surroundings { ip, runtime, sandbox, volumes: Arc::new(volumes), _host_ports: host_ports }, sources))
+}
+
+/// Listens for the `hostPort`s of a pod whose network is the node's to make; a pod of the machine's network has
+/// its ports there anyway.
+fn publish(context: &Context, pod: &core::Pod, ip: IpAddr) -> Result<Vec<DropGuard>, String> {
+    let spec = pod.spec.as_ref().filter(|spec| spec.host_network != Some(true));
+    let ports = spec.into_iter().flat_map(linux::containers).flat_map(linux::host_ports);
+    let published = ports.map(|port| {
+        let host = if port.host_ip.is_empty() { Ok(context.config.address) } else { port.host_ip.parse() };
+        let host = host.map_err(|_| format!("hostIP {:?} is no address", port.host_ip))?;
+        let transport = match port.protocol.as_str() {
+            "tcp" => Transport::Tcp,
+            "udp" => Transport::Udp,
+            other => return Err(format!("hostPort {}: {other} is not spoken here", port.host_port)),
+        };
+        let host = SocketAddr::new(host, port.host_port);
+        let to = SocketAddr::new(ip, port.container_port);
+        let opened = context.network.publish(host, to, transport);
+        opened.map_err(|error| format!("Failed to create pod sandbox: cannot listen on {host} for a hostPort: {error}"))
+    });
+    published.collect()
 }
 
 fn address(context: &Context, pod: &core::Pod, nature: Nature) -> Result<IpAddr, String> {

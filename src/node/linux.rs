@@ -23,13 +23,13 @@ pub fn sandbox(pod: &core::Pod, dns: Dns) -> LinuxSandbox {
 }
 
 /// Those that may run at the same time as the pod serves: its containers and sidecars.
-fn containers(spec: &core::PodSpec) -> impl Iterator<Item = &core::Container> {
+pub fn containers(spec: &core::PodSpec) -> impl Iterator<Item = &core::Container> {
     let init = spec.init_containers.iter().flatten();
     let sidecars = init.filter(|container| container.restart_policy.as_deref() == Some("Always"));
     spec.containers.iter().chain(sidecars)
 }
 
-fn host_ports(container: &core::Container) -> Vec<HostPort> {
+pub fn host_ports(container: &core::Container) -> Vec<HostPort> {
     let ports = container.ports.iter().flatten();
     let mapped = ports.filter_map(|port| {
         Some(HostPort {

@@ -20,6 +20,9 @@ pub fn own(context: &Context) -> String {
     page.sample("kubelet_running_pods", &[], context.register.len() as f64);
     page.family("process_resident_memory_bytes", "gauge", "Resident memory of the node process.");
     page.sample("process_resident_memory_bytes", &[], machine::resident_bytes().unwrap_or(0) as f64);
+    let refused = "coracle_network_policy_refused_total";
+    page.family(refused, "counter", "Connections, requests and lookups that a NetworkPolicy refused.");
+    page.sample(refused, &[], context.network.refused() as f64);
     page.into_text()
 }
 

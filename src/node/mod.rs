@@ -21,6 +21,7 @@ mod compose;
 mod config;
 mod console;
 mod context;
+mod enforce;
 mod env;
 mod evict;
 mod fallback;
@@ -69,10 +70,12 @@ mod volumes;
 mod worker;
 mod writer;
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -84,6 +87,7 @@ use crate::runtime::Runtime;
 use agent::Agent;
 pub use config::{Bridged, NodeConfig, NodeTls, Thresholds};
 use context::{Context, Register};
+use enforce::Enforcer;
 use heartbeat::Heartbeat;
 pub use image_gc::ImageGc;
 use presence::Presence;
@@ -91,6 +95,8 @@ use routes::Routes;
 use server::NodeApi;
 pub use streams::spdy;
 
+/// The tenth address of those of Services, as elsewhere.
+pub const DNS_HOST: usize = 9;
 /// How long requests in flight may take when the node stops.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
@@ -132,8 +138,10 @@ pub async fn run(
     let sessions = streams::Sessions::new(shutdown.clone());
     let api = NodeApi { context: context.clone(), pods, sessions, started_at: SystemTime::now() };
     tasks.spawn(server::serve(listener, server_tls, api, shutdown.clone()));
-    let (routes, routed, stop) = (context.routes.clone(), network.clone(), shutdown.clone());
-    tasks.spawn(async move { routes.run(&routed, &stop).await });
+    for work in [Work::Policies, Work::Confinement, Work::Routes] {
+        let (context, stop) = (context.clone(), shutdown.clone());
+        tasks.spawn(async move { work.run(&context, &stop).await });
+    }
     tasks.spawn(alive(heartbeat, config, tls, shutdown.clone()));
 
     shutdown.cancelled().await;
@@ -146,6 +154,40 @@ pub async fn run(
         runtime.shutdown().await;
     }
     Ok(())
+}
+
+/// What keeps the network in step with the API.
+#[derive(Clone, Copy)]
+enum Work {
+    Policies,
+    Confinement,
+    Routes,
+}
+
+impl Work {
+    async fn run(self, context: &Context, stop: &CancellationToken) {
+        let (network, enforcer) = (&context.network, &context.enforcer);
+        match self {
+            Work::Policies => enforcer.run(network, stop).await,
+            Work::Confinement => enforcer.confine_all(network, stop).await,
+            Work::Routes => {
+                // Nothing leads anywhere before it is known who may go there.
+                tokio::select! {
+                    () = enforcer.began() => context.routes.run(network, stop).await,
+                    () = stop.cancelled() => {}
+                }
+            }
+        }
+    }
+}
+
+fn enforcer(cluster: &Cluster, config: &NodeConfig) -> Enforcer {
+    let machine = [config.address, Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let gateway = config.bridged.map(|bridged| bridged.gateway.into());
+    let own = machine.into_iter().chain(gateway).map(IpNet::from);
+    // Guests ask the node itself; policies speak of where others would ask.
+    let dns = config.dns.or_else(|| config.service_cidr.hosts().nth(DNS_HOST));
+    Enforcer::new(cluster, own.collect(), config.service_cidr, dns)
 }
 
 /// Registers, then tells the cluster that the node lives.
@@ -209,6 +251,7 @@ fn context(
         outbound: network.outbound(),
         network,
         routes: Arc::new(Routes::new(cluster, &config.name)),
+        enforcer: enforcer(cluster, config),
         allocatable: heartbeat.allocatable(),
         machine: machine::Machine::new(&config.data_dir),
         starting: Context::starting(),

@@ -15,12 +15,12 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::network::{Network, Objects, RouteTable};
-use crate::reconcile::{Cluster, Shared};
+use crate::reconcile::{Cluster, Shared, Watched};
 
 /// The index of slices by the addresses of their ready endpoints.
 const READY_ADDRESS: &str = "ready-address";
 /// After a change, so long for others to come with it. Far less than anybody notices.
-const GATHER: Duration = Duration::from_millis(1);
+pub const GATHER: Duration = Duration::from_millis(1);
 /// Other nodes see a slice's change about when this one does; a call that one of them sent a moment
 /// before is on its way.
 const MARGIN: Duration = Duration::from_millis(50);
@@ -51,10 +51,10 @@ impl Routes {
             tables: watch::Sender::new(0),
         };
         routes.slices.add_index(READY_ADDRESS, ready_addresses);
-        prompt(&routes.services, &routes.changed);
-        prompt(&routes.slices, &routes.changed);
-        prompt(&routes.ingresses, &routes.changed);
-        prompt(&routes.classes, &routes.changed);
+        prompt(&routes.services, &routes.changed, |_, _| true);
+        prompt(&routes.slices, &routes.changed, |_, _| true);
+        prompt(&routes.ingresses, &routes.changed, |_, _| true);
+        prompt(&routes.classes, &routes.changed, |_, _| true);
         routes
     }
 
@@ -113,10 +113,19 @@ impl Routes {
     }
 }
 
-fn prompt<K: crate::reconcile::Watched>(shared: &Shared<K>, changed: &Arc<Notify>) {
-    let changed = changed.clone();
-    shared.on_change(move |_, _| {
-        changed.notify_one();
+/// Notifies of the changes that matter: an object before and after.
+pub fn prompt<K: Watched>(
+    shared: &Shared<K>,
+    changed: &Arc<Notify>,
+    matters: impl Fn(Option<&K>, Option<&K>) -> bool + Send + Sync + 'static,
+) {
+    // It ends with whoever waits for it.
+    let changed = Arc::downgrade(changed);
+    shared.on_change(move |old, new| {
+        let Some(changed) = changed.upgrade() else { return false };
+        if matters(old, new) {
+            changed.notify_one();
+        }
         true
     });
 }

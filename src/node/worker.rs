@@ -498,7 +498,7 @@ impl Worker {
         self.entry.usage.clear();
         if self.surroundings.take().is_some() {
             let uid = self.pod.metadata.uid.clone().unwrap_or_default();
-            self.context.addresses.release(&uid);
+            self.context.release_address(&uid);
             let context = self.context.clone();
             self.spawn(async move {
                 // What is mounted goes after those who have it.

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
+use crate::wire::confinement::Confinement;
 use crate::wire::{HttpService, Outbound};
 pub use linux::{Dns, HostPort, LinuxContainer, LinuxSandbox, Profile};
 
@@ -450,6 +451,15 @@ pub trait Runtime: Send + Sync + 'static {
 pub trait Sandbox: Send + Sync + 'static {
     /// Starts a container's one life. Called again after it ended, for a restart: then it must be quick.
     async fn start(&self, spec: &ContainerSpec) -> Result<Arc<dyn Container>, StartError>;
+
+    /// Holds the pod's packets to these rules from now on; `None`: to none. Only a runtime whose pods have a
+    /// network of their own need do anything: the others' connections are made by the node.
+    ///
+    /// # Errors
+    /// Why it could not be done; what was done before holds on.
+    async fn confine(&self, _rules: Option<&Confinement>) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// A container in its one life.

@@ -12,6 +12,7 @@ use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use serde::{Deserialize, Serialize};
 
+pub mod confinement;
 pub mod replay;
 
 /// Any error, boxed; what a body fails with.
@@ -76,7 +77,7 @@ pub enum OutboundError {
 }
 
 /// What a guest's own socket carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Transport {
     Tcp,
     Udp,
@@ -106,6 +107,12 @@ pub trait Outbound: Send + Sync + 'static {
     async fn route(&self, caller: &Caller, to: SocketAddr, transport: Transport) -> Result<SocketAddr, OutboundError> {
         let Caller { namespace, pod, .. } = caller;
         Err(OutboundError::Denied(format!("pod {namespace}/{pod} may not reach {to} by {transport:?}")))
+    }
+
+    /// Whether `from` may come to `port` of `callee` by `transport`: it has come by a way on which nobody
+    /// has asked yet.
+    async fn admits(&self, _callee: &Caller, _from: SocketAddr, _port: u16, _transport: Transport) -> bool {
+        true
     }
 
     /// What `host` stands for to `caller`.

@@ -13,6 +13,8 @@ use crate::harness::{
 };
 use crate::registry::Registry;
 
+mod policies;
+
 /// The image of all these pods.
 const BUSYBOX: &str = "bb:1";
 /// The programs of busybox that tests use.

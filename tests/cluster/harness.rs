@@ -163,8 +163,7 @@ impl Cluster {
 
     /// kill -9 of one of the cluster's own processes.
     pub fn kill(&self, role: &str) {
-        let pid = rustix::process::Pid::from_raw(self.pid(role)).expect("a process id");
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+        kill(self.pid(role));
     }
 
     /// Stops `coracle up` in order and waits for its end.
@@ -255,6 +254,12 @@ fn launch(dir: &Path, api: SocketAddr, ingress: SocketAddr, options: &Options) -
 }
 
 /// A loopback address with a port that was free a moment ago.
+/// kill -9.
+pub fn kill(pid: i32) {
+    let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+}
+
 pub fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
 }

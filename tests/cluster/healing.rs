@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::{Cluster, Load, Options, PATIENCE, both, eventually, http, kubectls};
+use crate::harness::{Cluster, Load, Options, PATIENCE, both, eventually, http, kill, kubectls};
 
 fn pods(cluster: &Cluster, namespace: &str) -> Vec<Value> {
     cluster.get(&["-n", namespace, "pods"])["items"].as_array().expect("pods").clone()
@@ -124,6 +124,43 @@ fn the_pods_of_a_killed_node_move_and_requests_go_on() {
     });
     let printed = cluster.output();
     assert!(printed.contains("node-2") && printed.contains("started again"), "{printed}");
+}
+
+/// The processes that stand by for a node of the cluster whose files are in `dir`.
+fn standing_by(dir: &str) -> Vec<i32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    ids.filter(|id| {
+        let command = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command);
+        command.contains("--standby") && command.contains(dir)
+    })
+    .collect()
+}
+
+#[test]
+fn whoever_stands_by_takes_over_from_a_killed_node() {
+    let cluster = Cluster::with_manifests(&["manifests/hello.yaml"]);
+    let dir = cluster.dir.path().to_str().unwrap().to_owned();
+    let one = || match standing_by(&dir)[..] {
+        [one] => Ok(one),
+        ref others => Err(format!("{others:?}")),
+    };
+    let mut before = eventually("somebody to stand by", PATIENCE, one);
+    // One that dies while it stands by is replaced, and nobody notices.
+    kill(before);
+    for _ in 0..2 {
+        let now = eventually("another to stand by", PATIENCE, || {
+            one().and_then(|now| (now != before).then_some(now).ok_or_else(|| now.to_string()))
+        });
+        cluster.kill("node-1");
+        eventually("an answer", PATIENCE, || match http(cluster.ingress, "hello.example", "/") {
+            Ok(response) if response.status == 200 => Ok(()),
+            other => Err(other),
+        });
+        assert_eq!(cluster.pid("node-1"), now);
+        before = now;
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::apiserver::admission::{self, Operation, Request};
 use crate::apiserver::allocate::Reservation;
 use crate::apiserver::quota::Charge;
 use crate::apiserver::status::ApiError;
+use crate::kinds::Part;
 use crate::kinds::field::{Errors, Reason};
 use crate::kinds::meta as kmeta;
 use crate::store::{self, Entry, Expect};
@@ -20,12 +21,14 @@ use crate::store::{self, Entry, Expect};
 const ATTEMPTS: usize = 64;
 
 /// Which half of the object is written, and by which rules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub enum Lane {
     /// The main endpoint.
     Main,
     /// `/status`.
     Status,
+    /// An endpoint for another part of the object: see [`crate::kinds::Kind::parts`].
+    Part(&'static Part),
     /// A change that the server makes itself and that no rule of the kind applies to: a binding, a
     /// namespace's finalizers.
     Server,
@@ -98,7 +101,7 @@ impl Registry {
     ) -> Result<(Vec<String>, Reservation, Option<Charge>), ApiError> {
         let nothing = (Vec::new(), self.allocator.nothing(), None);
         let request = Request { registry: self, place, operation: Operation::Update, old: Some(old), author };
-        if lane == Lane::Server {
+        if matches!(lane, Lane::Server) {
             owners::track(place.kind, Some(old), new, &author.owner);
             admission::mutate_without_plugins(&request, new).await?;
             return Ok(nothing);
@@ -107,11 +110,19 @@ impl Registry {
         place.kind.default(new);
         owners::track(place.kind, Some(old), new, &author.owner);
         kmeta::prepare_update(new, old);
-        if lane == Lane::Status {
-            admission::mutate_without_plugins(&request, new).await?;
-            place.kind.prepare_status_update(new, old);
-            place.kind.date_status(new, old, Timestamp::now());
-            return Ok(nothing);
+        match lane {
+            Lane::Status => {
+                admission::mutate_without_plugins(&request, new).await?;
+                place.kind.prepare_status_update(new, old);
+                place.kind.date_status(new, old, Timestamp::now());
+                return Ok(nothing);
+            }
+            Lane::Part(part) => {
+                admission::mutate_without_plugins(&request, new).await?;
+                (part.prepare)(new, old);
+                return Ok(nothing);
+            }
+            Lane::Main | Lane::Server => {}
         }
         admission::mutate(&request, new).await?;
         let charge = self.quotas.charge(self, place, new, Some(old))?;
@@ -136,6 +147,11 @@ fn validate(place: Place<'_>, lane: Lane, new: &Value, old: &Value) -> Result<()
             errors.extend(kmeta::validate_update(new, old));
             errors.extend(errors.clone());
             errors.extend(place.kind.validate_status_update(new, old));
+        }
+        Lane::Part(part) => {
+            errors.extend(kmeta::validate_update(new, old));
+            errors.extend(errors.clone());
+            errors.extend((part.validate)(new, old));
         }
     }
     if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(place.info(), place.name, &errors)) }

@@ -45,9 +45,9 @@ use super::reply;
 use super::reviews;
 use super::status::{ApiError, Details};
 use super::target::Target;
-use crate::kinds::Kind;
 use crate::kinds::certificate_signing_request::CertificateSigningRequest;
 use crate::kinds::meta::FIELD_MANAGER_MAX_BYTES;
+use crate::kinds::{Kind, Part};
 
 /// A request for a resource, before its body is read.
 pub struct Call {
@@ -141,7 +141,14 @@ impl Call {
     }
 
     fn lane(&self) -> Lane {
-        if self.target.subresource == "status" { Lane::Status } else { Lane::Main }
+        match self.target.subresource.as_str() {
+            "status" => Lane::Status,
+            other => self.part(other).map_or(Lane::Main, Lane::Part),
+        }
+    }
+
+    fn part(&self, subresource: &str) -> Option<&'static Part> {
+        self.kind.parts().iter().find(|part| part.subresource == subresource)
     }
 }
 
@@ -191,7 +198,8 @@ async fn dispatch(call: Call, body: Body) -> Result<Response, ApiError> {
         let why = "create not allowed while custom resource definition is terminating";
         return Err(ApiError::new(405, "MethodNotAllowed", why).with_details(Details::default()));
     }
-    match (&*target.verb, target.subresource.as_str()) {
+    let part = call.part(&target.subresource).map(|_| "");
+    match (&*target.verb, part.unwrap_or(&target.subresource)) {
         ("get", "" | "status" | "approval") => get::get(&call),
         ("list", "") => list::list(&call),
         ("watch", "") => watch::watch(&call),

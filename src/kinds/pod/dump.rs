@@ -53,6 +53,13 @@ pub fn lines(spec: &Value) -> Vec<String> {
     writer.lines
 }
 
+/// The lines of one ephemeral container.
+pub fn ephemeral_lines(container: &Value) -> Vec<String> {
+    let mut writer = Writer { lines: Vec::new() };
+    writer.object("EphemeralContainer", container, 0, "", "");
+    writer.lines
+}
+
 /// The lines of a claim's spec.
 pub fn claim_lines(spec: &Value) -> Vec<String> {
     let mut writer = Writer { lines: Vec::new() };

@@ -12,7 +12,7 @@ const MUTABLE: &str = "pod updates may not change fields other than `spec.contai
 `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
 /// The mirror annotation names a pod that a node made of a file; only the node may set it.
-const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+pub const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
 /// The main endpoint; the new pod has been checked as a whole before.
 pub fn validate(errors: &mut Errors, new: &Value, old: &Value) {

@@ -4,7 +4,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::super::table::{Resolved, RouteTable, Service, ServiceKind};
+use super::super::table::{Resolved, RouteTable, Service, ServiceKind, ServicePort};
+use crate::wire::Transport;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,10 +75,7 @@ pub fn of(table: &RouteTable, domain: &str, name: &str, kind: Kind) -> Answer {
 fn service_of(service: &Service, domain: &str, kind: Kind) -> Answer {
     match (&service.kind, kind) {
         (ServiceKind::External(name), _) => Answer::Alias(name.to_string()),
-        (_, Kind::Srv) => {
-            let all = service.ports.iter().map(|port| port.port);
-            Answer::Ports(all.flat_map(|port| targets(service, port, domain)).collect())
-        }
+        (_, Kind::Srv) => Answer::Ports(service.ports.iter().flat_map(|port| targets(service, port, domain)).collect()),
         (ServiceKind::Cluster, _) => addresses(&service.cluster_ips, kind),
         // A headless Service without ready pods has a name that stands for nobody.
         (ServiceKind::Headless, _) => addresses(&service.addresses, kind),
@@ -85,29 +83,33 @@ fn service_of(service: &Service, domain: &str, kind: Kind) -> Answer {
 }
 
 fn ports(service: &Service, port: &str, protocol: &str, domain: &str, kind: Kind) -> Answer {
-    // The table has none of UDP.
-    let found = service.port_named(port.trim_start_matches('_')).filter(|_| protocol == "_tcp");
+    let transport = match protocol {
+        "_tcp" => Some(Transport::Tcp),
+        "_udp" => Some(Transport::Udp),
+        _ => None,
+    };
+    let found = service.port_named(port.trim_start_matches('_')).filter(|port| Some(port.transport) == transport);
     match (found, kind) {
-        (Some(port), Kind::Srv) => Answer::Ports(targets(service, port.port, domain)),
+        (Some(port), Kind::Srv) => Answer::Ports(targets(service, port, domain)),
         (Some(_), _) => Answer::Nothing,
         (None, _) => Answer::NoSuchName,
     }
 }
 
 /// Who has a port: the Service, or each pod of a headless one, by a name that stands for it.
-fn targets(service: &Service, port: u16, domain: &str) -> Vec<(u16, String)> {
+fn targets(service: &Service, port: &ServicePort, domain: &str) -> Vec<(u16, String)> {
     let of_service = format!("{}.{}.svc.{domain}", service.name, service.namespace);
     match service.kind {
         ServiceKind::Headless => {
-            let number = service.port(port).and_then(|port| port.endpoints.first()).map(|one| one.address.port());
+            let number = port.endpoints.first().map_or(port.port, |one| one.address.port());
             let named = service.addresses.iter().map(|ip| {
                 let own = service.hostnames.iter().find(|(_, ips)| ips.contains(ip)).map(|(name, _)| name.to_string());
                 let label = own.unwrap_or_else(|| ip.to_string().replace(['.', ':'], "-"));
-                (number.unwrap_or(port), format!("{label}.{of_service}"))
+                (number, format!("{label}.{of_service}"))
             });
             named.collect()
         }
-        ServiceKind::Cluster | ServiceKind::External(_) => vec![(port, of_service)],
+        ServiceKind::Cluster | ServiceKind::External(_) => vec![(port.port, of_service)],
     }
 }
 

@@ -23,8 +23,11 @@ use super::seek::Directory;
 use super::serve::{Answer as Serve, Ends};
 use answer::{Answer, Kind};
 
+use crate::wire::Transport;
+
 /// Where all names of the cluster end.
 const DOMAIN: &str = "cluster.local";
+pub(super) const PORT: u16 = 53;
 /// Pods come and go: what a name stood for is soon out of date. Upstream's.
 const TTL_SECONDS: u32 = 5;
 /// Questions answered at a time; more are dropped, and asked again by whoever wants to know.
@@ -72,11 +75,21 @@ impl Resolver {
             let (resolver, socket) = (self.clone(), socket.clone());
             tokio::spawn(async move {
                 let Ok(_place) = resolver.questions.try_acquire() else { return };
-                if let Some(answer) = resolver.answer(&question, true).await {
+                if let Some(answer) = resolver.answer_to(from.ip(), &question, Transport::Udp).await {
                     let _ = socket.send_to(&answer, from).await;
                 }
             });
         }
+    }
+
+    /// The answer to whoever asks. Those whom policies shut off from names are told at once that they are
+    /// refused, rather than left to wait.
+    async fn answer_to(&self, from: IpAddr, question: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        if self.directory.admit(from, SocketAddr::new(self.own, PORT), transport).is_err() {
+            let asked = Packet::parse(question).ok().filter(|asked| !asked.has_flags(PacketFlag::RESPONSE))?;
+            return reply(&asked, RCODE::Refused).build_bytes_vec_compressed().ok();
+        }
+        self.answer(question, transport == Transport::Udp).await
     }
 
     /// The answer to a question, both as they are on the wire; `None` to what is none.
@@ -210,13 +223,14 @@ fn owned(name: &str) -> Option<Name<'static>> {
 
 /// Questions by TCP: each after its length.
 impl Serve for Resolver {
-    async fn connection(self: Arc<Self>, mut stream: TcpStream, _: SocketAddr, ends: Ends) {
+    async fn connection(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr, ends: Ends) {
         let talk = async {
             loop {
                 let length = tokio::time::timeout(IDLE, stream.read_u16()).await.map_err(io::Error::other)??;
                 let mut question = vec![0; usize::from(length)];
                 tokio::time::timeout(IDLE, stream.read_exact(&mut question)).await.map_err(io::Error::other)??;
-                let Some(answer) = self.answer(&question, false).await else { return Ok::<(), io::Error>(()) };
+                let answer = self.answer_to(peer.ip(), &question, Transport::Tcp).await;
+                let Some(answer) = answer else { return Ok::<(), io::Error>(()) };
                 let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
                 stream.write_all(&[&length.to_be_bytes(), answer.as_slice()].concat()).await?;
             }

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Service as KubeService, ServicePort as KubePort};
+use k8s_openapi::api::core::v1::{Service as KubeService, ServicePort as KubePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint as KubeEndpoint, EndpointConditions, EndpointSlice};
 use k8s_openapi::api::networking::v1::{Ingress, IngressBackend, IngressClass};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -12,8 +13,11 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::ingress::{Backend, IngressRules, PathKind};
 use super::{Endpoint, Protocol, RouteTable, Service, ServiceKind, ServicePort};
 use crate::kinds::ingress_class;
-use crate::network::balance::Health;
+use crate::network::balance::{Affinity, Health};
+use crate::wire::Transport;
 
+/// Upstream's default of `sessionAffinityConfig`.
+const AFFINITY: Duration = Duration::from_secs(10_800);
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
 /// Everything a table is made from.
@@ -67,21 +71,39 @@ impl RouteTable {
         };
         let (namespace, name): (Arc<str>, Arc<str>) = (namespace.into(), name.into());
         let choice = Choice::of(spec, node);
+        let outside = Choice::from_outside(spec, node);
         let mut ports = Vec::new();
-        for port in spec.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_deref())) {
-            let Ok(number) = u16::try_from(port.port) else { continue };
-            let addresses = choice.addresses(slices, |slice| endpoint_port(slice, port));
-            let made = Arc::new(ServicePort {
-                namespace: namespace.clone(),
-                service: name.clone(),
-                name: port.name.as_deref().unwrap_or_default().into(),
-                port: number,
-                protocol: protocol_of(port),
-                sticky: spec.session_affinity.as_deref() == Some("ClientIP"),
-                endpoints: addresses.into_iter().map(|address| self.endpoint(address, previous)).collect(),
-                lasting: true,
-            });
-            self.publish_port(spec, port, &made);
+        for port in spec.ports.iter().flatten() {
+            let (Ok(number), Some(transport)) = (u16::try_from(port.port), transport_of(port.protocol.as_deref()))
+            else {
+                continue;
+            };
+            let known = previous.and_then(|table| table.service(&namespace, &name)?.port(number, transport));
+            let affinity = affinity(spec, known);
+            let mut make = |choice: &Choice<'_>, door| {
+                let addresses = choice.addresses(slices, |slice| endpoint_port(slice, port));
+                Arc::new(ServicePort {
+                    namespace: namespace.clone(),
+                    service: name.clone(),
+                    name: port.name.as_deref().unwrap_or_default().into(),
+                    port: number,
+                    transport,
+                    protocol: protocol_of(port),
+                    affinity: affinity.clone(),
+                    endpoints: addresses.into_iter().map(|to| self.endpoint(to, transport, previous)).collect(),
+                    here_alone: choice.locality == Locality::Required,
+                    door,
+                    lasting: true,
+                })
+            };
+            let made = make(&choice, None);
+            let node_port = port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+            if let Some(node_port) = node_port {
+                let is_same = outside.locality == choice.locality;
+                let made = if is_same { made.clone() } else { make(&outside, Some(node_port)) };
+                self.by_node_port.insert((node_port, transport), made);
+            }
+            self.publish_port(spec, &made);
             ports.push(made);
         }
         let by_ip = choice.addresses(slices, |_| Some(0));
@@ -98,29 +120,37 @@ impl RouteTable {
     }
 
     /// Enters the addresses at which a port is to be answered.
-    fn publish_port(
-        &mut self,
-        spec: &k8s_openapi::api::core::v1::ServiceSpec,
-        port: &KubePort,
-        made: &Arc<ServicePort>,
-    ) {
+    fn publish_port(&mut self, spec: &ServiceSpec, made: &Arc<ServicePort>) {
         let listed = spec.cluster_ips.iter().flatten().chain(spec.external_ips.iter().flatten());
         for ip in listed.chain(&spec.cluster_ip).filter_map(|ip| ip.parse::<IpAddr>().ok()) {
-            self.by_address.insert(SocketAddr::new(ip, made.port), made.clone());
-        }
-        if let Some(node_port) = port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0) {
-            self.by_node_port.insert(node_port, made.clone());
+            self.by_address.insert((SocketAddr::new(ip, made.port), made.transport), made.clone());
         }
     }
 
-    fn endpoint(&mut self, address: SocketAddr, previous: Option<&RouteTable>) -> Endpoint {
+    fn endpoint(&mut self, address: SocketAddr, transport: Transport, previous: Option<&RouteTable>) -> Endpoint {
+        if transport == Transport::Udp {
+            // Nobody answers for a datagram's arrival.
+            return Endpoint::new(address, Arc::default());
+        }
         let known = || previous.and_then(|table| table.health.get(&address)).cloned();
         let health: &Arc<Health> = self.health.entry(address).or_insert_with(|| known().unwrap_or_default());
         Endpoint::new(address, health.clone())
     }
 }
 
-fn cluster_ips(spec: &k8s_openapi::api::core::v1::ServiceSpec) -> Vec<IpAddr> {
+/// What is known of clients goes on, unless it is to be kept for another time now.
+fn affinity(spec: &ServiceSpec, before: Option<&Arc<ServicePort>>) -> Option<Arc<Affinity>> {
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return None;
+    }
+    let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    let seconds = config.and_then(|config| u64::try_from(config.timeout_seconds?).ok());
+    let timeout = seconds.map_or(AFFINITY, Duration::from_secs);
+    let known = before.and_then(|port| port.affinity.clone()).filter(|known| known.timeout() == timeout);
+    Some(known.unwrap_or_else(|| Arc::new(Affinity::new(timeout))))
+}
+
+fn cluster_ips(spec: &ServiceSpec) -> Vec<IpAddr> {
     let mut ips: Vec<IpAddr> = spec.cluster_ips.iter().flatten().filter_map(|ip| ip.parse().ok()).collect();
     if let Some(ip) = spec.cluster_ip.as_ref().and_then(|ip| ip.parse().ok())
         && !ips.contains(&ip)
@@ -142,7 +172,7 @@ enum Locality {
     Anywhere,
     /// `trafficDistribution: PreferSameNode`
     Preferred,
-    /// `internalTrafficPolicy: Local`
+    /// `internalTrafficPolicy: Local`, `externalTrafficPolicy: Local`
     Required,
 }
 
@@ -156,13 +186,24 @@ enum Fitness {
 }
 
 impl<'a> Choice<'a> {
-    fn of(spec: &k8s_openapi::api::core::v1::ServiceSpec, node: &'a str) -> Self {
+    fn of(spec: &ServiceSpec, node: &'a str) -> Self {
         let locality = match (spec.internal_traffic_policy.as_deref(), spec.traffic_distribution.as_deref()) {
             (Some("Local"), _) => Locality::Required,
             (_, Some("PreferSameNode")) => Locality::Preferred,
             _ => Locality::Anywhere,
         };
         Self { unready_too: spec.publish_not_ready_addresses == Some(true), node, locality }
+    }
+
+    /// The same for those who come by a node port.
+    fn from_outside(spec: &ServiceSpec, node: &'a str) -> Self {
+        let inside = Self::of(spec, node);
+        let locality = match (spec.external_traffic_policy.as_deref(), inside.locality) {
+            (Some("Local"), _) => Locality::Required,
+            (_, Locality::Required) => Locality::Anywhere,
+            (_, other) => other,
+        };
+        Self { locality, ..inside }
     }
 
     fn fitness(&self, conditions: Option<&EndpointConditions>) -> Fitness {
@@ -218,15 +259,21 @@ fn address_of(endpoint: &KubeEndpoint) -> Option<IpAddr> {
     endpoint.addresses.first()?.parse().ok()
 }
 
-fn is_tcp(protocol: Option<&str>) -> bool {
-    matches!(protocol, None | Some("TCP"))
+/// `None`: nothing here speaks it.
+fn transport_of(protocol: Option<&str>) -> Option<Transport> {
+    match protocol {
+        None | Some("TCP") => Some(Transport::Tcp),
+        Some("UDP") => Some(Transport::Udp),
+        Some(_) => None,
+    }
 }
 
 /// The number that `slice` gives to a Service's port: they are joined by name.
 fn endpoint_port(slice: &EndpointSlice, port: &KubePort) -> Option<u16> {
     let name = port.name.as_deref().unwrap_or_default();
     let same = |known: &&k8s_openapi::api::discovery::v1::EndpointPort| {
-        known.name.as_deref().unwrap_or_default() == name && is_tcp(known.protocol.as_deref())
+        known.name.as_deref().unwrap_or_default() == name
+            && transport_of(known.protocol.as_deref()) == transport_of(port.protocol.as_deref())
     };
     let known = slice.ports.iter().flatten().find(same)?;
     // No number means every port: then the Service's own word counts.
@@ -301,7 +348,9 @@ fn backend_of(table: &RouteTable, namespace: &str, backend: &IngressBackend) -> 
     let service = table.service(namespace, &wanted.name)?;
     let port = wanted.port.as_ref()?;
     match (&port.name, port.number) {
-        (Some(name), _) if !name.is_empty() => service.port_named(name).cloned(),
-        (_, number) => service.port(u16::try_from(number?).ok()?).cloned(),
+        (Some(name), _) if !name.is_empty() => {
+            service.port_named(name).filter(|port| port.transport == Transport::Tcp).cloned()
+        }
+        (_, number) => service.port(u16::try_from(number?).ok()?, Transport::Tcp).cloned(),
     }
 }

@@ -20,7 +20,8 @@ pub use build::Objects;
 pub use ingress::IngressMatch;
 use ingress::IngressRules;
 
-use super::balance::Health;
+use super::balance::{Affinity, Health};
+use crate::wire::Transport;
 
 /// Where all in-cluster names end.
 const CLUSTER_DOMAIN: [&str; 2] = ["cluster", "local"];
@@ -30,8 +31,8 @@ const CLUSTER_DOMAIN: [&str; 2] = ["cluster", "local"];
 pub struct RouteTable {
     /// By namespace, then name.
     services: HashMap<Arc<str>, HashMap<Arc<str>, Arc<Service>>>,
-    by_address: HashMap<SocketAddr, Arc<ServicePort>>,
-    by_node_port: HashMap<u16, Arc<ServicePort>>,
+    by_address: HashMap<(SocketAddr, Transport), Arc<ServicePort>>,
+    by_node_port: HashMap<(u16, Transport), Arc<ServicePort>>,
     ingress: IngressRules,
     /// Every endpoint's address, ready or not: the pods that are known.
     pods: HashSet<IpAddr>,
@@ -80,11 +81,16 @@ pub struct ServicePort {
     pub service: Arc<str>,
     pub name: Arc<str>,
     pub port: u16,
+    pub transport: Transport,
     pub protocol: Protocol,
-    /// `sessionAffinity: ClientIP`.
-    pub sticky: bool,
+    /// Where clients have been, for `sessionAffinity: ClientIP`.
+    pub affinity: Option<Arc<Affinity>>,
     /// Ready ones only, each address once, ordered by address.
     pub endpoints: Vec<Endpoint>,
+    /// Whether no other node's endpoints count; then only nodes that have some answer.
+    here_alone: bool,
+    /// The node port that has these endpoints, where they are not the Service's.
+    door: Option<u16>,
     /// Whether a later table may know more endpoints; not so for a pod called by its address.
     lasting: bool,
 }
@@ -149,12 +155,12 @@ impl RouteTable {
     }
 
     /// The port of a Service at one of its ClusterIPs.
-    pub fn at(&self, address: SocketAddr) -> Option<&Arc<ServicePort>> {
-        self.by_address.get(&address)
+    pub fn at(&self, address: SocketAddr, transport: Transport) -> Option<&Arc<ServicePort>> {
+        self.by_address.get(&(address, transport))
     }
 
-    pub fn at_node_port(&self, port: u16) -> Option<&Arc<ServicePort>> {
-        self.by_node_port.get(&port)
+    pub fn at_node_port(&self, port: u16, transport: Transport) -> Option<&Arc<ServicePort>> {
+        self.by_node_port.get(&(port, transport))
     }
 
     /// Where the ingress sends a request for `path` on `host` (as the client wrote it, without port).
@@ -167,20 +173,23 @@ impl RouteTable {
         if !port.lasting {
             return Some(port.clone());
         }
-        self.service(&port.namespace, &port.service)?.port(port.port).cloned()
+        if let Some(door) = port.door {
+            return self.at_node_port(door, port.transport).cloned();
+        }
+        self.service(&port.namespace, &port.service)?.port(port.port, port.transport).cloned()
     }
 
     /// Every ClusterIP and port that is to be answered.
-    pub fn cluster_addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.by_address.keys().copied()
+    pub fn cluster_addresses(&self) -> impl Iterator<Item = (SocketAddr, Transport)> {
+        self.by_address.iter().filter(|(_, port)| port.is_answered()).map(|(door, _)| *door)
     }
 
     /// Every node port that is to be answered.
-    pub fn node_ports(&self) -> impl Iterator<Item = u16> {
-        self.by_node_port.keys().copied()
+    pub fn node_ports(&self) -> impl Iterator<Item = (u16, Transport)> {
+        self.by_node_port.iter().filter(|(_, port)| port.is_answered()).map(|(door, _)| *door)
     }
 
-    /// Whether a Service in use leads to just this address.
+    /// Whether a Service in use leads to just this address, by TCP.
     pub fn is_endpoint(&self, address: SocketAddr) -> bool {
         self.health.contains_key(&address)
     }
@@ -192,9 +201,9 @@ impl RouteTable {
 }
 
 impl Service {
-    /// The port with this number.
-    pub fn port(&self, port: u16) -> Option<&Arc<ServicePort>> {
-        self.ports.iter().find(|known| known.port == port)
+    /// The port with this number: TCP and UDP may have the same.
+    pub fn port(&self, port: u16, transport: Transport) -> Option<&Arc<ServicePort>> {
+        self.ports.iter().find(|known| known.port == port && known.transport == transport)
     }
 
     /// The port with this name.
@@ -204,6 +213,12 @@ impl Service {
 }
 
 impl ServicePort {
+    /// Node processes of one machine share its addresses: who has nobody to send a client to leaves it to
+    /// those that have.
+    fn is_answered(&self) -> bool {
+        !self.here_alone || !self.endpoints.is_empty()
+    }
+
     /// Pods called by their addresses, not through a Service.
     pub fn of_pods(name: &str, addresses: &[IpAddr], port: u16) -> Self {
         let endpoint = |ip: &IpAddr| Endpoint::new(SocketAddr::new(*ip, port), Arc::default());
@@ -212,11 +227,20 @@ impl ServicePort {
             service: name.into(),
             name: "".into(),
             port,
+            transport: Transport::Tcp,
             protocol: Protocol::Http,
-            sticky: false,
+            affinity: None,
+            here_alone: false,
+            door: None,
             endpoints: addresses.iter().map(endpoint).collect(),
             lasting: false,
         }
+    }
+
+    /// A pod's port that is published elsewhere: what is spoken there is to be found out.
+    pub fn of_pod(name: &str, address: SocketAddr, transport: Transport) -> Self {
+        let called = Self::of_pods(name, &[address.ip()], address.port());
+        Self { protocol: Protocol::Unstated, transport, ..called }
     }
 }
 

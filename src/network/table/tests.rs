@@ -81,15 +81,36 @@ fn cart() -> World {
 #[test]
 fn a_service_is_found_by_cluster_ip_node_port_and_name() {
     let table = cart().build();
-    let by_ip = table.at("127.96.0.9:80".parse().expect("an address")).expect("the port is known");
+    let by_ip = table.at("127.96.0.9:80".parse().expect("an address"), Transport::Tcp).expect("the port is known");
     assert_eq!(addresses(by_ip), ["127.64.0.1:8080", "127.64.0.2:8080"]);
     assert_eq!(by_ip.protocol, Protocol::Http);
-    let by_node_port = table.at_node_port(30080).expect("the node port is known");
+    let by_node_port = table.at_node_port(30080, Transport::Tcp).expect("the node port is known");
     assert!(Arc::ptr_eq(by_ip, by_node_port));
     let admin = table.service("shop", "cart").and_then(|service| service.port_named("admin")).expect("a named port");
     assert_eq!(addresses(admin), ["127.64.0.1:9001", "127.64.0.2:9001"]);
-    assert!(table.at("127.96.0.9:53".parse().expect("an address")).is_none(), "UDP is not routed");
+    let dns = table.at("127.96.0.9:53".parse().expect("an address"), Transport::Udp).expect("the port is known");
+    assert_eq!((&*dns.name, dns.endpoints.len()), ("dns", 0), "the slice has no such port");
+    assert!(table.at("127.96.0.9:53".parse().expect("an address"), Transport::Tcp).is_none());
     assert!(table.is_pod("127.64.0.1".parse().expect("an address")));
+}
+
+#[test]
+fn tcp_and_udp_may_have_the_same_number() {
+    let mut world = cart();
+    world.services[0]["spec"]["ports"] = json!([
+        {"name": "dns", "port": 53, "targetPort": 5353, "protocol": "UDP", "nodePort": 30053},
+        {"name": "dns-tcp", "port": 53, "targetPort": 5354, "nodePort": 30053},
+    ]);
+    world.slices[0]["ports"] =
+        json!([{"name": "dns", "port": 5353, "protocol": "UDP"}, {"name": "dns-tcp", "port": 5354, "protocol": "TCP"}]);
+    let table = world.build();
+    for (transport, port) in [(Transport::Udp, 5353), (Transport::Tcp, 5354)] {
+        let at = table.at("127.96.0.9:53".parse().expect("an address"), transport).expect("the port is known");
+        assert_eq!(addresses(at), [format!("127.64.0.1:{port}"), format!("127.64.0.2:{port}")]);
+        assert!(Arc::ptr_eq(at, table.at_node_port(30053, transport).expect("the node port is known")));
+        assert!(Arc::ptr_eq(at, &table.renew(at).expect("it is there")));
+    }
+    assert_eq!(table.cluster_addresses().count(), 2);
 }
 
 #[test]
@@ -144,7 +165,7 @@ fn only_ready_endpoints_are_used_or_else_those_that_end_but_still_answer() {
         world.slices[0]["endpoints"] = endpoints.clone();
         world.services[0]["spec"]["publishNotReadyAddresses"] = json!(publish_unready);
         let table = world.build();
-        let port = table.at_node_port(30080).expect("the node port is known");
+        let port = table.at_node_port(30080, Transport::Tcp).expect("the node port is known");
         assert_eq!(addresses(port), expected, "{endpoints}");
     }
 }
@@ -156,7 +177,7 @@ fn a_pod_in_two_slices_is_one_endpoint_and_the_better_word_counts() {
         json!({"addresses": ["127.64.0.1"], "conditions": {"ready": false, "serving": true, "terminating": true}});
     world.slices.insert(0, slice("cart", json!([{"name": "http", "port": 8080}]), json!([stale])));
     let table = world.build();
-    let port = table.at_node_port(30080).expect("the node port is known");
+    let port = table.at_node_port(30080, Transport::Tcp).expect("the node port is known");
     assert_eq!(addresses(port), ["127.64.0.1:8080", "127.64.0.2:8080"]);
 }
 
@@ -164,19 +185,44 @@ fn a_pod_in_two_slices_is_one_endpoint_and_the_better_word_counts() {
 fn traffic_stays_on_the_node_where_the_service_says_so() {
     let here = json!({"addresses": ["127.64.0.1"], "nodeName": "node-0", "conditions": {"ready": true}});
     let there = json!({"addresses": ["127.64.64.1"], "nodeName": "node-1", "conditions": {"ready": true}});
-    for (field, value, endpoints, expected) in [
-        ("internalTrafficPolicy", "Cluster", json!([here, there]), 2),
-        ("internalTrafficPolicy", "Local", json!([here, there]), 1),
-        ("internalTrafficPolicy", "Local", json!([there]), 0),
-        ("trafficDistribution", "PreferSameNode", json!([here, there]), 1),
-        ("trafficDistribution", "PreferSameNode", json!([there]), 1),
+    for (field, value, endpoints, inside, outside) in [
+        ("internalTrafficPolicy", "Cluster", json!([here, there]), 2, 2),
+        ("internalTrafficPolicy", "Local", json!([here, there]), 1, 2),
+        ("internalTrafficPolicy", "Local", json!([there]), 0, 1),
+        ("externalTrafficPolicy", "Cluster", json!([here, there]), 2, 2),
+        ("externalTrafficPolicy", "Local", json!([here, there]), 2, 1),
+        ("externalTrafficPolicy", "Local", json!([there]), 1, 0),
+        ("trafficDistribution", "PreferSameNode", json!([here, there]), 1, 1),
+        ("trafficDistribution", "PreferSameNode", json!([there]), 1, 1),
     ] {
         let mut world = cart();
         world.slices[0]["endpoints"] = endpoints;
         world.services[0]["spec"][field] = json!(value);
         let table = world.build();
-        assert_eq!(table.at_node_port(30080).map(|port| port.endpoints.len()), Some(expected), "{field}: {value}");
+        let door = ("127.96.0.9:80".parse().expect("an address"), Transport::Tcp);
+        let by_ip = table.at(door.0, door.1).expect("the port is known");
+        let by_node_port = table.at_node_port(30080, Transport::Tcp).expect("the node port is known");
+        assert_eq!((by_ip.endpoints.len(), by_node_port.endpoints.len()), (inside, outside), "{field}: {value}");
+        assert!(Arc::ptr_eq(by_node_port, &table.renew(by_node_port).expect("it is there")));
+        // Nobody listens for clients whom nobody here may serve.
+        assert_eq!(table.cluster_addresses().any(|one| one == door), inside > 0, "{field}: {value}");
+        assert_eq!(table.node_ports().count(), usize::from(outside > 0), "{field}: {value}");
     }
+}
+
+#[test]
+fn where_clients_have_been_goes_on_until_its_time_changes() {
+    let mut world = cart();
+    world.services[0]["spec"]["sessionAffinity"] = json!("ClientIP");
+    let of = |table: &RouteTable| {
+        let port = table.at_node_port(30080, Transport::Tcp).expect("the node port is known");
+        port.affinity.clone().expect("clients stay")
+    };
+    let first = world.build();
+    assert_eq!(of(&first).timeout().as_secs(), 10_800);
+    assert!(Arc::ptr_eq(&of(&first), &of(&world.build_from(Some(&first)))));
+    world.services[0]["spec"]["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": 5}});
+    assert_eq!(of(&world.build_from(Some(&first))).timeout().as_secs(), 5);
 }
 
 #[test]
@@ -197,7 +243,7 @@ fn headless_and_external_services_are_known_by_name_only() {
     assert_eq!(table.cluster_addresses().count(), 0);
     let web = table.service("shop", "web").expect("it is known");
     assert_eq!((&web.kind, web.addresses.len()), (&ServiceKind::Headless, 1));
-    assert_eq!(web.port(80).map(|port| addresses(port)), Some(vec!["127.64.0.1:8080".to_owned()]));
+    assert_eq!(web.port(80, Transport::Tcp).map(|port| addresses(port)), Some(vec!["127.64.0.1:8080".to_owned()]));
     assert_eq!(table.service("shop", "bare").map(|service| service.addresses.len()), Some(1));
     let out = table.service("shop", "out").expect("it is known");
     assert_eq!(out.kind, ServiceKind::External("example.com".into()));
@@ -216,7 +262,8 @@ fn app_protocol_and_port_names_say_what_is_spoken() {
     ] {
         let world = World { services: vec![service("a", json!({"ports": [port]}))], ..World::default() };
         let table = world.build();
-        let made = table.service("shop", "a").and_then(|service| service.port(80)).expect("the port is known");
+        let made =
+            table.service("shop", "a").and_then(|service| service.port(80, Transport::Tcp)).expect("the port is known");
         assert_eq!(made.protocol, protocol, "{port}");
     }
 }
@@ -226,10 +273,12 @@ fn what_is_known_of_an_endpoint_goes_on_in_the_next_table() {
     let world = cart();
     let first = world.build();
     let second = world.build_from(Some(&first));
-    let health = |table: &RouteTable| table.at_node_port(30080).map(|port| Arc::as_ptr(&port.endpoints[0].health));
+    let health = |table: &RouteTable| {
+        table.at_node_port(30080, Transport::Tcp).map(|port| Arc::as_ptr(&port.endpoints[0].health))
+    };
     assert!(health(&first).is_some());
     assert_eq!(health(&first), health(&second));
-    let port = first.at_node_port(30080).expect("the node port is known");
+    let port = first.at_node_port(30080, Transport::Tcp).expect("the node port is known");
     let renewed = second.renew(port).expect("the Service is still there");
     assert!(!Arc::ptr_eq(port, &renewed));
     assert!(RouteTable::default().renew(port).is_none());

@@ -19,6 +19,7 @@
 //! | `logs`, `exec`, `usage` | what it says, what else is run in it, what it uses |
 //! | `image` | the engine's images, and which of them were pulled for this node |
 //! | `network` | the bridge |
+//! | `firewall` | NetworkPolicy, as a packet filter in a pod's network |
 //! | `pause` | the program of infrastructure containers, in machine code |
 //!
 //! The engine may be absent, stop, or be another version tomorrow. What it is asked fails meanwhile, with
@@ -29,6 +30,7 @@
 mod container;
 mod engine;
 mod exec;
+mod firewall;
 mod image;
 mod logs;
 mod network;

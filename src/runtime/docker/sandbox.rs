@@ -17,7 +17,8 @@ use super::container::{DockerContainer, Life};
 use super::engine::{Failure, OWNER};
 use super::image::DockerImage;
 use super::logs::Attached;
-use super::{Shared, image, network, spec, time};
+use super::{Shared, firewall, image, network, spec, time};
+use crate::wire::confinement::Confinement;
 
 pub struct DockerSandbox {
     shared: Arc<Shared>,
@@ -71,7 +72,12 @@ impl DockerSandbox {
             Made::New(id) => id,
             Made::Known(known) => known.id.unwrap_or_default(),
         };
-        match self.start_container(&id).await {
+        let started = match self.start_container(&id).await {
+            // A namespace that is new has no rules, whatever its pod is held to.
+            Ok(()) if self.rules().exists() => self.filter(&id).await,
+            started => started,
+        };
+        match started {
             Ok(()) => Ok(id),
             Err(failure) => {
                 // What cannot start keeps an address that it may not have.
@@ -79,6 +85,16 @@ impl DockerSandbox {
                 Err(failure)
             }
         }
+    }
+
+    /// Where the rules are that the pod is held to, if it is.
+    fn rules(&self) -> PathBuf {
+        self.files.join("firewall")
+    }
+
+    async fn filter(&self, infra: &str) -> Result<(), Failure> {
+        let labels = firewall::labels(&self.shared.naming(), &self.spec);
+        firewall::apply(&self.shared.engine, labels, infra, &self.rules()).await
     }
 
     /// Brings the infrastructure container back, if it has ended: with the engine, or by somebody's hand.
@@ -183,6 +199,18 @@ impl Sandbox for DockerSandbox {
             }
             _ => started,
         }
+    }
+
+    async fn confine(&self, rules: Option<&Confinement>) -> Result<(), String> {
+        let path = self.rules();
+        if self.spec.linux.host_network || (rules.is_none() && !path.exists()) {
+            return Ok(());
+        }
+        // Held: the infrastructure container is not made anew meanwhile, with the rules before.
+        let infra = self.infra.lock().await;
+        std::fs::write(&path, firewall::table(rules))
+            .map_err(|error| format!("cannot write the pod's rules to {}: {error}", path.display()))?;
+        self.filter(&infra).await.map_err(|failure| failure.to_string())
     }
 }
 

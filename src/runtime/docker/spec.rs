@@ -43,7 +43,7 @@ pub fn name(pod: &SandboxSpec, container: &str, run: u32) -> String {
     format!("coracle_{container}_{}_{}_{}_{run}", pod.name, pod.namespace, pod.uid)
 }
 
-fn labels(naming: &Naming<'_>, pod: &SandboxSpec, container: &str, run: u32) -> HashMap<String, String> {
+pub fn labels(naming: &Naming<'_>, pod: &SandboxSpec, container: &str, run: u32) -> HashMap<String, String> {
     HashMap::from([
         (OWNER.to_owned(), naming.owner.to_owned()),
         (POD_UID.to_owned(), pod.uid.clone()),
@@ -199,7 +199,7 @@ pub fn hosts(pod: &SandboxSpec, machine: &str) -> String {
     text
 }
 
-fn bind(mount: &Mount) -> EngineMount {
+pub fn bind(mount: &Mount) -> EngineMount {
     EngineMount {
         target: Some(mount.guest.clone()),
         source: Some(mount.host.to_string_lossy().into_owned()),

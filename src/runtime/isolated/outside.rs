@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::calls::{self, Failure, exchange, failed, full, outcome, pack, unpack, whole};
 use super::link::{Answers, Link, Lost};
-use super::protocol::{Resolve, Resolved, Route, Routed, Send, node};
+use super::protocol::{Admit, Admitted, Resolve, Resolved, Route, Routed, Send, node};
 use crate::wire::{CallTimeouts, Caller, HttpBody, Named, Outbound, OutboundError, Transport};
 
 /// The longest answer about an address or a name.
@@ -58,6 +58,11 @@ impl Outbound for ThroughNode {
         self.ask::<Routed>(node::ROUTE, &Route { pod: self.pod.clone(), to, transport }).await
     }
 
+    async fn admits(&self, _: &Caller, from: SocketAddr, port: u16, transport: Transport) -> bool {
+        let asked = self.ask::<Admitted>(node::ADMIT, &Admit { pod: self.pod.clone(), from, port, transport }).await;
+        asked.unwrap_or(false)
+    }
+
     async fn resolve(&self, _: &Caller, host: &str) -> Result<Named, OutboundError> {
         self.ask::<Resolved>(node::RESOLVE, &Resolve { pod: self.pod.clone(), host: host.to_owned() }).await
     }
@@ -95,6 +100,12 @@ impl WaysOut {
                 let Route { pod, to, transport } = about(&request)?;
                 let (caller, outbound) = self.of(&pod)?;
                 outbound.route(&caller, to, transport).await.map(|to: Routed| json(&to))
+            }
+            node::ADMIT => {
+                let Admit { pod, from, port, transport } = about(&request)?;
+                let (callee, outbound) = self.of(&pod)?;
+                let admitted: Admitted = outbound.admits(&callee, from, port, transport).await;
+                Ok(json(&admitted))
             }
             node::RESOLVE => {
                 let Resolve { pod, host } = about(&request)?;

@@ -24,6 +24,7 @@ pub mod worker {
 pub mod node {
     pub const SEND: &str = "/send";
     pub const ROUTE: &str = "/route";
+    pub const ADMIT: &str = "/admit";
     pub const RESOLVE: &str = "/resolve";
 }
 
@@ -182,6 +183,14 @@ pub struct Route {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+pub struct Admit {
+    pub pod: String,
+    pub from: SocketAddr,
+    pub port: u16,
+    pub transport: Transport,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Resolve {
     pub pod: String,
     pub host: String,
@@ -189,4 +198,5 @@ pub struct Resolve {
 
 /// The answers to these.
 pub type Routed = SocketAddr;
+pub type Admitted = bool;
 pub type Resolved = Named;

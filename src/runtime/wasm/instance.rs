@@ -1,5 +1,6 @@
 //! Pods and the starting of their containers.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -32,7 +33,15 @@ pub struct WasmSandbox {
     stores: Stores,
     /// For containers that neither have a limit nor share one with their pod.
     default_memory_limit: u64,
-    lives: Mutex<Vec<Weak<Life>>>,
+    known: Mutex<Known>,
+}
+
+/// What was started in a pod; its parts are few.
+#[derive(Default)]
+struct Known {
+    lives: Vec<Weak<Life>>,
+    /// By a container's name, whether its guests compute: a life begins where the one before it left off.
+    computes: Vec<(String, Arc<AtomicBool>)>,
 }
 
 impl WasmSandbox {
@@ -45,14 +54,24 @@ impl WasmSandbox {
             stores: Stores::new(memory.clone()),
             memory,
             default_memory_limit,
-            lives: Mutex::default(),
+            known: Mutex::default(),
         }
     }
 
-    fn remember(&self, life: &Arc<Life>) {
-        let mut lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
-        lives.retain(|life| life.strong_count() > 0);
-        lives.push(Arc::downgrade(life));
+    fn begin(&self, host: Arc<Host>, memory: Arc<Account>, spec: &ContainerSpec) -> Arc<Life> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let computes = match known.computes.iter().find(|(name, _)| *name == spec.name) {
+            Some((_, computes)) => computes.clone(),
+            None => {
+                let computes = Arc::<AtomicBool>::default();
+                known.computes.push((spec.name.clone(), computes.clone()));
+                computes
+            }
+        };
+        let life = Life::begin(host, memory, spec, computes);
+        known.lives.retain(|life| life.strong_count() > 0);
+        known.lives.push(Arc::downgrade(&life));
+        life
     }
 }
 
@@ -71,7 +90,7 @@ impl Sandbox for WasmSandbox {
         }
         let limit = spec.memory_limit.or(self.spec.memory_limit.is_none().then_some(self.default_memory_limit));
         let memory = Arc::new(Account::new(Scope::Container, limit));
-        let life = Life::begin(image.host.clone(), memory.clone(), spec);
+        let life = self.begin(image.host.clone(), memory.clone(), spec);
         let blobs =
             spec.grants.blobstore.as_ref().map(|directory| BlobStore::open(directory, &spec.mounts)).transpose()?;
         let keyvalue = match &spec.grants.keyvalue {
@@ -85,7 +104,6 @@ impl Sandbox for WasmSandbox {
         let (granted, calls) = (Granted { keyvalue, blobs }, image.host.engine.calls);
         let surroundings = Surroundings::new(&self.spec, caller, spec, granted, calls, memory, pod_memory)?;
         let surroundings = Arc::new(surroundings);
-        self.remember(&life);
         let script = match program.entry.clone() {
             Entry::Http(pre) => {
                 let container = HttpContainer::new(life, pre, surroundings, spec.instances);
@@ -104,7 +122,7 @@ impl Sandbox for WasmSandbox {
 
 impl Drop for WasmSandbox {
     fn drop(&mut self) {
-        for life in self.lives.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade) {
+        for life in self.known.lock().unwrap_or_else(PoisonError::into_inner).lives.iter().filter_map(Weak::upgrade) {
             life.kill();
             life.end(Ending::error(KILLED_EXIT_CODE, "the pod was removed"));
         }

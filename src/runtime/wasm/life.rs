@@ -100,11 +100,12 @@ pub struct Life {
     kill: CancellationToken,
     instances: AtomicU64,
     calls: AtomicU64,
-    computes: AtomicBool,
+    computes: Arc<AtomicBool>,
 }
 
 impl Life {
-    pub fn begin(host: Arc<Host>, memory: Arc<Account>, spec: &ContainerSpec) -> Arc<Self> {
+    /// `computes` is the container's mark, which its lives hand on.
+    pub fn begin(host: Arc<Host>, memory: Arc<Account>, spec: &ContainerSpec, computes: Arc<AtomicBool>) -> Arc<Self> {
         let started_at = SystemTime::now();
         Arc::new(Self {
             number: host.shares.number(),
@@ -122,7 +123,7 @@ impl Life {
             kill: CancellationToken::new(),
             instances: AtomicU64::new(0),
             calls: AtomicU64::new(0),
-            computes: AtomicBool::new(false),
+            computes,
         })
     }
 

@@ -6,7 +6,7 @@
 //!
 //! A guest that uses up its tick computes rather than answers. It goes on where such guests run
 //! ([`super::heavy`]), so that the threads that serve are free for others at once; the calls after it of the
-//! same container begin there, until one ends within a tick.
+//! same container begin there, in this life and the next, until one ends within a tick.
 
 use std::any::Any;
 use std::future::Future;

@@ -1,10 +1,12 @@
 //! A server on sockets: sends back what it gets, over TCP and UDP, on port 7000 or that of its first
-//! argument; with `ECHO_FAMILY=6` in the environment TCP is listened for on `::`. `echo HOST PORT` is the other end: it sends a line there and prints the answer.
+//! argument; with `ECHO_FAMILY=6` in the environment TCP is listened for on `::`. `echo HOST PORT` is the other end: it sends a line there and prints the answer; `echo udp HOST PORT` does so
+//! by datagram, again and again until one is answered.
 //!
 //! It speaks `wasi:sockets` itself and waits in `wasi:io/poll`, so that an idle server costs nothing.
 
 use std::process::ExitCode;
 
+use wasip2::clocks::monotonic_clock::subscribe_duration;
 use wasip2::io::poll::{Pollable, poll};
 use wasip2::io::streams::{InputStream, OutputStream, StreamError};
 use wasip2::sockets::instance_network::instance_network;
@@ -18,10 +20,13 @@ use wasip2::sockets::udp::{IncomingDatagramStream, OutgoingDatagram, OutgoingDat
 use wasip2::sockets::udp_create_socket::create_udp_socket;
 
 const CHUNK: u64 = 4096;
+const ATTEMPTS: u32 = 10;
+const PATIENCE_NS: u64 = 100_000_000;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let done = match args.as_slice() {
+        [transport, host, port] if transport == "udp" => ask_by_datagram(host, port.parse().unwrap_or(7000)),
         [host, port] => ask(host, port.parse().unwrap_or(7000)),
         [port] => serve(port.parse().unwrap_or(7000)),
         _ => serve(7000),
@@ -147,6 +152,26 @@ fn ask(host: &str, port: u16) -> Result<(), ErrorCode> {
         }
     }
     println!("{host} answered: {}", String::from_utf8_lossy(&answer).trim_end());
+    Ok(())
+}
+
+/// Datagrams may be lost; who is not answered at all says so.
+fn ask_by_datagram(host: &str, port: u16) -> Result<(), ErrorCode> {
+    let to = IpSocketAddress::Ipv4(Ipv4SocketAddress { address: first_address(host)?, port });
+    let datagrams = Datagrams::bind(0)?;
+    for _ in 0..ATTEMPTS {
+        let answer = datagrams.input.subscribe();
+        let datagram = OutgoingDatagram { data: b"hello over there".to_vec(), remote_address: Some(to) };
+        if datagrams.output.check_send()? > 0 {
+            datagrams.output.send(&[datagram])?;
+        }
+        poll(&[&answer, &subscribe_duration(PATIENCE_NS)]);
+        if let Some(heard) = datagrams.input.receive(1)?.into_iter().next() {
+            println!("{} answered: {}", shown(heard.remote_address), String::from_utf8_lossy(&heard.data));
+            return Ok(());
+        }
+    }
+    println!("no answer from {}", shown(to));
     Ok(())
 }
 

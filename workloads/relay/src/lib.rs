@@ -4,7 +4,7 @@
 //! reads it and answers in capitals, chunk by chunk; `GET /ticks/N` writes a line every 10 ms, N times;
 //! `GET /both/HOST/HOST` asks two others at the same time and gives both answers; `GET /late` answers, and
 //! goes on with its work afterwards. `GET /line/HOST/PORT` sends a line there on a socket of its own and gives
-//! back what comes; `GET /bind/A.B.C.D` tells what binding sockets to that address comes to. `GET /spin` never ends, `GET /hog` takes all memory, `GET /trap` fails.
+//! back what comes; `GET /datagram/HOST/PORT` does so by datagram; `GET /bind/A.B.C.D` tells what binding sockets to that address comes to. `GET /spin` never ends, `GET /hog` takes all memory, `GET /trap` fails.
 
 use wasip3::clocks::monotonic_clock::wait_for;
 use wasip3::http::client;
@@ -21,6 +21,7 @@ wasip3::http::service::export!(Relay);
 struct Relay;
 
 const TICK_NS: u64 = 10_000_000;
+const PATIENCE_NS: u64 = 1_000_000_000;
 const CHUNK: usize = 16 << 10;
 
 type Trailers = FutureReader<Result<Option<Fields>, ErrorCode>>;
@@ -39,6 +40,7 @@ impl wasip3::exports::http::handler::Guest for Relay {
             ["both", one, two] => both(one, two).await,
             ["late"] => Ok(late()),
             ["line", host, port] => Ok(text(line(host, port.parse().unwrap_or(0)).await)),
+            ["datagram", host, port] => Ok(text(datagram(host, port.parse().unwrap_or(0)).await)),
             ["bind", address] => Ok(text(bind(address))),
             ["spin"] => loop {
                 std::hint::black_box(());
@@ -143,12 +145,7 @@ fn late() -> Response {
 /// What the other side of a connection says to a line, and which ends it has.
 async fn line(host: &str, port: u16) -> String {
     let said = async {
-        let found = resolve_addresses(host.to_owned()).await.map_err(|error| format!("{error:?}"))?;
-        let address = found.into_iter().find_map(|address| match address {
-            IpAddress::Ipv4(address) => Some(address),
-            IpAddress::Ipv6(_) => None,
-        });
-        let address = address.ok_or("no address")?;
+        let address = resolved(host).await?;
         let failed = |error| format!("{error:?}");
         let socket = TcpSocket::create(IpAddressFamily::Ipv4).map_err(failed)?;
         socket.connect(at(address, port)).await.map_err(failed)?;
@@ -166,6 +163,35 @@ async fn line(host: &str, port: u16) -> String {
         }
         let own = socket.get_local_address().map_err(failed)?;
         Ok::<_, String>(format!("{} from {}", String::from_utf8_lossy(&heard).trim_end(), shown(own)))
+    };
+    said.await.unwrap_or_else(|why| why) + "\n"
+}
+
+async fn resolved(host: &str) -> Result<Ipv4Address, String> {
+    let found = resolve_addresses(host.to_owned()).await.map_err(|error| format!("{error:?}"))?;
+    let address = found.into_iter().find_map(|address| match address {
+        IpAddress::Ipv4(address) => Some(address),
+        IpAddress::Ipv6(_) => None,
+    });
+    address.ok_or_else(|| "no address".to_owned())
+}
+
+/// What comes back of a datagram from a socket that was bound to nothing, and where it was sent from.
+async fn datagram(host: &str, port: u16) -> String {
+    let said = async {
+        let to = at(resolved(host).await?, port);
+        let failed = |error| format!("{error:?}");
+        let socket = UdpSocket::create(IpAddressFamily::Ipv4).map_err(failed)?;
+        socket.send(b"hello over there".to_vec(), Some(to)).await.map_err(failed)?;
+        let own = socket.get_local_address().map_err(failed)?;
+        let heard = std::pin::pin!(socket.receive());
+        match futures::future::select(heard, std::pin::pin!(wait_for(PATIENCE_NS))).await {
+            futures::future::Either::Left((heard, _)) => {
+                let (data, _from) = heard.map_err(failed)?;
+                Ok::<_, String>(format!("{} from {}", String::from_utf8_lossy(&data), shown(own)))
+            }
+            futures::future::Either::Right(_) => Err("no answer".to_owned()),
+        }
     };
     said.await.unwrap_or_else(|why| why) + "\n"
 }

@@ -20,6 +20,7 @@ const ROUTING: &[(&str, &str)] = &[
     ("discovery.k8s.io", "endpointslices"),
     ("networking.k8s.io", "ingressclasses"),
     ("networking.k8s.io", "ingresses"),
+    ("networking.k8s.io", "networkpolicies"),
     ("node.k8s.io", "runtimeclasses"),
 ];
 

@@ -10,10 +10,11 @@ use wasmtime::component::{Accessor, Linker, Resource, ResourceType};
 use wasmtime_wasi::p2::bindings::sockets::network::ErrorCode as Refusal;
 use wasmtime_wasi::p3::bindings::sockets::ip_name_lookup::ErrorCode as LookupError;
 use wasmtime_wasi::p3::bindings::sockets::types::{
-    ErrorCode, HostTcpSocket, HostTcpSocketWithStore, HostUdpSocket, IpAddress, IpAddressFamily, IpSocketAddress,
+    ErrorCode, HostTcpSocket, HostTcpSocketWithStore, HostUdpSocket, HostUdpSocketWithStore, IpAddress,
+    IpAddressFamily, IpSocketAddress,
 };
 use wasmtime_wasi::p3::sockets::SocketResult;
-use wasmtime_wasi::sockets::{TcpSocket, UdpSocket, WasiSockets, WasiSocketsView};
+use wasmtime_wasi::sockets::{TcpSocket, UdpSocket, WasiSockets, WasiSocketsCtxView, WasiSocketsView};
 
 use super::super::guest::Guest;
 use super::super::imports::WASI_3_VERSION;
@@ -22,6 +23,7 @@ use crate::wire::Transport;
 
 type Store<'a> = StoreContextMut<'a, Guest>;
 type WithAddress<T> = (Resource<T>, IpSocketAddress);
+type Datagram = (Resource<UdpSocket>, Vec<u8>, Option<IpSocketAddress>);
 type Told<T, E = ErrorCode> = wasmtime::Result<(Result<T, E>,)>;
 
 /// Replaces wasmtime's functions; the linker must allow shadowing.
@@ -58,6 +60,15 @@ pub fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
             Box::new(async move { told(bind_udp(store.data_mut(), socket, to.into()).await) })
         },
     )?;
+    types.func_wrap_async(
+        "[method]udp-socket.connect",
+        |mut store: Store<'_>, (socket, to): WithAddress<UdpSocket>| {
+            Box::new(async move { told(connect_udp(store.data_mut(), socket, to).await) })
+        },
+    )?;
+    types.func_wrap_concurrent("[method]udp-socket.send", |guest: &Accessor<Guest>, datagram: Datagram| {
+        Box::pin(async move { told(send_udp(guest, datagram).await) })
+    })?;
     let mut lookup = linker.instance(&format!("wasi:sockets/ip-name-lookup@{WASI_3_VERSION}"))?;
     lookup.func_wrap_concurrent("resolve-addresses", |guest: &Accessor<Guest>, (name,): (String,)| {
         Box::pin(async move {
@@ -123,6 +134,41 @@ async fn bind_udp(guest: &mut Guest, socket: Resource<UdpSocket>, asked: SocketA
     let (mut view, sockets) = guest.sockets();
     let address = own_address(sockets, asked)?;
     HostUdpSocket::bind(&mut view, socket, address.into()).await
+}
+
+async fn connect_udp(guest: &mut Guest, socket: Resource<UdpSocket>, to: IpSocketAddress) -> SocketResult<()> {
+    let (mut view, sockets) = guest.sockets();
+    if let Some(own) = source_of(&mut view, sockets, &socket, Some(to.into())) {
+        HostUdpSocket::bind(&mut view, Resource::new_borrow(socket.rep()), own).await?;
+    }
+    HostUdpSocket::connect(&mut view, socket, to).await
+}
+
+async fn send_udp(guest: &Accessor<Guest>, (socket, data, to): Datagram) -> SocketResult<()> {
+    guest.with(|mut store| {
+        let (mut view, sockets) = store.data_mut().sockets();
+        match source_of(&mut view, sockets, &socket, to.map(SocketAddr::from)) {
+            // Binding waits for nothing but the check of the address, which is at hand.
+            Some(own) => {
+                let bound = HostUdpSocket::bind(&mut view, Resource::new_borrow(socket.rep()), own);
+                futures::FutureExt::now_or_never(bound).unwrap_or(Err(ErrorCode::InvalidState.into()))
+            }
+            None => Ok(()),
+        }
+    })?;
+    let sockets = guest.with_getter::<WasiSockets>(<Guest as WasiSocketsView>::sockets);
+    <WasiSockets as HostUdpSocketWithStore<Guest>>::send(&sockets, socket, data, to).await
+}
+
+/// What an unbound socket is to be bound to before it sends, so that the other side sees the pod's address.
+fn source_of(
+    view: &mut WasiSocketsCtxView<'_>,
+    sockets: &Sockets,
+    socket: &Resource<UdpSocket>,
+    to: Option<SocketAddr>,
+) -> Option<IpSocketAddress> {
+    let unbound = HostUdpSocket::get_local_address(view, Resource::new_borrow(socket.rep())).is_err();
+    sockets.network.source_for(to?).filter(|_| unbound).map(IpSocketAddress::from)
 }
 
 /// What is bound for an address that was asked for: of the same version, or none.

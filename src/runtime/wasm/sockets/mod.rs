@@ -10,6 +10,7 @@
 //! | `host` | the functions of `wasi:sockets` that differ from wasmtime's own |
 //! | `concurrent` | the same of WASI 0.3 |
 //! | `names` | `wasi:sockets/ip-name-lookup` |
+//! | `peers` | who may come, and with whom datagrams are exchanged |
 //!
 //! wasmtime's check of addresses stands behind both, with the same answers: a way round them leads
 //! nowhere. Sockets are counted over all instances of a container, and closed with their instance.
@@ -17,6 +18,7 @@
 mod concurrent;
 mod host;
 mod names;
+mod peers;
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
@@ -33,6 +35,7 @@ use wasmtime_wasi::sockets::SocketAddrUse;
 
 pub use self::concurrent::add_to_linker as add_concurrent_to_linker;
 pub use self::host::add_to_linker;
+use self::peers::{Conversations, Served};
 use crate::wire::{Caller, Outbound, OutboundError, Transport, is_outside};
 
 /// Sockets that the instances of a container hold together, accepted connections among them: each is a
@@ -42,8 +45,6 @@ const MAX_SOCKETS: usize = 1024;
 const MAX_LOOKUPS: usize = 8;
 /// Addresses outside the cluster that a container has looked up and may connect to: the latest.
 const MAX_LEARNED: usize = 256;
-/// Senders of datagrams whom a container may answer, whoever they are: the latest.
-const MAX_HEARD: usize = 1024;
 
 /// What the instances of a container share of the network.
 pub struct PodNetwork {
@@ -52,14 +53,24 @@ pub struct PodNetwork {
     open: AtomicUsize,
     lookups: Arc<Semaphore>,
     learned: Mutex<VecDeque<IpAddr>>,
-    heard: Mutex<VecDeque<SocketAddr>>,
+    talks: Conversations,
+    listening: Served,
+    bound: Served,
 }
 
 impl PodNetwork {
     pub fn new(caller: Arc<Caller>, outbound: Arc<dyn Outbound>) -> Arc<Self> {
         let lookups = Arc::new(Semaphore::new(MAX_LOOKUPS));
-        let (learned, heard) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { caller, outbound, open: AtomicUsize::new(0), lookups, learned, heard })
+        Arc::new(Self {
+            caller,
+            outbound,
+            open: AtomicUsize::new(0),
+            lookups,
+            learned: Mutex::default(),
+            talks: Conversations::default(),
+            listening: Served::default(),
+            bound: Served::default(),
+        })
     }
 
     /// Lets wasmtime ask here before any address is used.
@@ -80,21 +91,64 @@ impl PodNetwork {
     /// Whether wasmtime may do this with an address, after all that is done here to it.
     async fn permits(&self, address: SocketAddr, usage: SocketAddrUse) -> bool {
         match usage {
-            // Who may call this pod is for the network to decide, before it comes here.
-            SocketAddrUse::TcpAccept => true,
-            SocketAddrUse::UdpReceive => {
-                self.hear(address);
-                true
-            }
+            SocketAddrUse::TcpAccept => self.admits(address, Transport::Tcp).await,
+            SocketAddrUse::UdpReceive => self.speaks(address, self.admits(address, Transport::Udp)).await,
             // A wildcard without a port is what the system binds by itself before it connects outside.
-            SocketAddrUse::TcpBind | SocketAddrUse::UdpBind => {
-                address.ip() == self.own() || (address.ip().is_unspecified() && address.port() == 0)
+            SocketAddrUse::TcpBind => self.may_bind(address),
+            SocketAddrUse::UdpBind => {
+                self.bound.add(address.port());
+                self.may_bind(address)
             }
-            SocketAddrUse::TcpListen => address.ip() == self.own(),
+            SocketAddrUse::TcpListen => {
+                self.listening.add(address.port());
+                address.ip() == self.own()
+            }
             SocketAddrUse::TcpConnect => self.route(address, Transport::Tcp).await == Ok(address),
             SocketAddrUse::UdpSend => {
-                self.has_heard(address) || self.route(address, Transport::Udp).await == Ok(address)
+                let routed = async { self.route(address, Transport::Udp).await == Ok(address) };
+                self.speaks(address, routed).await
             }
+        }
+    }
+
+    fn may_bind(&self, address: SocketAddr) -> bool {
+        address.ip() == self.own() || (address.ip().is_unspecified() && address.port() == 0)
+    }
+
+    /// Whether datagrams may be exchanged with `peer`: they are already, or one may begin.
+    async fn speaks(&self, peer: SocketAddr, may_begin: impl Future<Output = bool>) -> bool {
+        if self.talks.goes_on(peer) {
+            return true;
+        }
+        let begins = may_begin.await;
+        if begins {
+            self.talks.note(peer);
+        }
+        begins
+    }
+
+    /// Whether the network lets `from` come to whichever port it has come to.
+    async fn admits(&self, from: SocketAddr, transport: Transport) -> bool {
+        let served = if transport == Transport::Tcp { &self.listening } else { &self.bound };
+        let (mut open, mut shut) = (Vec::new(), 0);
+        let mut ports = served.list();
+        if ports.is_empty() {
+            // No server: what comes unasked comes to a port that no policy names.
+            ports.push(0);
+        }
+        for port in ports {
+            match self.outbound.admits(&self.caller, from, port, transport).await {
+                true => open.push(port),
+                false => shut += 1,
+            }
+        }
+        match (shut, transport) {
+            (0, _) => true,
+            (_, Transport::Tcp) if !open.is_empty() => {
+                peers::arrived_at(self.own(), from).is_some_and(|port| open.contains(&port))
+            }
+            // A datagram does not tell its port: who may not come to all of them may come to none.
+            _ => false,
         }
     }
 
@@ -124,21 +178,6 @@ impl PodNetwork {
         let own = self.own();
         let near = own.is_ipv4() == to.is_ipv4() && own.is_loopback() == to.ip().is_loopback();
         near.then(|| SocketAddr::new(own, 0))
-    }
-
-    /// Who has sent a datagram may be sent one: a connection would carry the answer too.
-    fn hear(&self, from: SocketAddr) {
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        if !heard.contains(&from) {
-            if heard.len() == MAX_HEARD {
-                heard.pop_front();
-            }
-            heard.push_back(from);
-        }
-    }
-
-    fn has_heard(&self, from: SocketAddr) -> bool {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).contains(&from)
     }
 
     fn knows(&self, ip: IpAddr) -> bool {
@@ -334,8 +373,8 @@ mod tests {
         }
         assert!(permits("192.0.2.1:1234", UdpSend), "who was heard is answered");
         assert!(!permits("192.0.2.1:1235", UdpSend) && !permits("192.0.2.1:1234", TcpConnect));
-        for port in 1..=u16::try_from(MAX_HEARD).unwrap() {
-            network.hear(SocketAddr::from(([192, 0, 2, 2], port)));
+        for port in 1..=u16::try_from(peers::MAX_PEERS).unwrap() {
+            network.talks.note(SocketAddr::from(([192, 0, 2, 2], port)));
         }
         assert!(!permits("192.0.2.1:1234", UdpSend), "the oldest is forgotten");
     }
