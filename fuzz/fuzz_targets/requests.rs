@@ -37,15 +37,6 @@ const TYPES: [&str; 7] = [
     "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
 ];
-/// What upstream answers with a 5xx, too.
-const KNOWN: [&str; 5] = [
-    "Too large resource version",
-    "resourceVersion should not be set on objects to be created",
-    "resourceVersion: Invalid value",
-    "failed calling webhook",
-    "invalid object type",
-];
-
 fuzz_target!(|input: (u8, u8, u8, &str, &str, &[u8])| {
     let (pick, method, media, tail, query, body) = input;
     let info = KINDS[usize::from(pick) % KINDS.len()].info();
@@ -88,5 +79,7 @@ async fn ask(api: &ApiServer, request: Request<Body>) {
         text.extend_from_slice(&frame.into_data().unwrap_or_default());
     }
     let text = String::from_utf8_lossy(&text);
-    assert!(!status.is_server_error() || KNOWN.iter().any(|known| text.contains(known)), "{what}: {status} {text}");
+    // Where upstream fails, too, it gives no reason; our own failures say `InternalError`.
+    let told = text.contains(r#""kind":"Status""#) && !text.contains(r#""reason":"InternalError""#);
+    assert!(!status.is_server_error() || told || text.contains("failed calling webhook"), "{what}: {status} {text}");
 }

@@ -11,6 +11,7 @@ declared, neither here nor upstream, so which of them is answered is not looked 
 import base64
 import json
 import os
+import random
 import ssl
 import subprocess
 import sys
@@ -18,20 +19,11 @@ import tempfile
 import urllib.request
 
 import yaml
-
-# The hooks; schemathesis imports this file as a module.
-
-import schemathesis  # noqa: E402
+# It imports this file, too, for its hooks.
+import schemathesis
 
 # What decides about all later requests is tried but not kept.
 DECIDES = ("admissionregistration.k8s.io", "apiregistration.k8s.io", "flowcontrol.apiserver.k8s.io")
-# 5xx that upstream answers in these very cases.
-KNOWN = (
-    (504, "Too large resource version"),
-    (504, "Timeout: Too large resource version"),
-    (500, "resourceVersion should not be set on objects to be created"),
-    (500, "invalid resource version"),
-)
 
 
 @schemathesis.hook
@@ -57,9 +49,10 @@ def before_call(context, case, kwargs):
 def no_failure_of_the_server(context, response, case):
     if response.status_code < 500:
         return
-    message = json.loads(response.content).get("message", "")
-    if not any(code == response.status_code and text in message for code, text in KNOWN):
-        raise AssertionError(f"{response.status_code}: {message}")
+    # Where upstream fails, too, it gives no reason; our own failures say InternalError.
+    status = json.loads(response.content)
+    if status.get("kind") != "Status" or status.get("reason") == "InternalError":
+        raise AssertionError(f"{response.status_code}: {status}")
 
 
 CHECKS = "no_failure_of_the_server,content_type_conformance,response_schema_conformance,response_headers_conformance"
@@ -101,13 +94,17 @@ def main(kubeconfig, seconds, seed):
                if operation["x-kubernetes-action"] == "connect"]
     for path, method in streams:
         del whole["paths"][path][method]
+    # In the time that there is not all can be asked: which are is for the seed to say.
+    paths = sorted(whole["paths"].items())
+    random.Random(seed).shuffle(paths)
+    whole["paths"] = dict(paths)
     schema = write("openapi.json", json.dumps(whole).encode())
     schemathesis_toml = write("schemathesis.toml", b"")
     command = [
         os.path.join(os.path.dirname(sys.executable), "schemathesis"), "--config-file", schemathesis_toml,
         "run", schema, "--url", server,
         "--tls-verify", pem["ca.pem"], "--request-cert", pem["cert.pem"], "--request-cert-key", pem["key.pem"],
-        "--checks", CHECKS, "--phases", "coverage,fuzzing", "--max-examples", "3", "--mode", "all",
+        "--checks", CHECKS, "--phases", "fuzzing", "--max-examples", "2", "--mode", "all",
         "--max-time", seconds, "--seed", seed, "--workers", "2", "--request-timeout", "20",
         "--suppress-health-check", "all", "--continue-on-failure", "--no-shrink", "--warnings", "off",
         "--generation-database", "none", "--output-truncate", "true", "--no-color",

@@ -5,7 +5,9 @@
 //! the objects as they are, so that deleting either ends the token at once. The key is made at the first
 //! start; whoever is to verify tokens without asking finds its public half by OpenID discovery.
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow};
 use base64::Engine as _;
@@ -37,7 +39,13 @@ pub struct AccountKey {
     pair: EcdsaKeyPair,
     id: String,
     random: SystemRandom,
+    /// What tokens say whose signature has been found good, by their digest. A signature stays good, and to check it
+    /// costs as much as a whole request; whether the token is believed is looked at each time.
+    good: Mutex<HashMap<[u8; 32], Arc<Value>>>,
 }
+
+/// More than that are begun anew with.
+const MAX_GOOD: usize = 4096;
 
 impl AccountKey {
     /// Reads the key from `file`, or makes it.
@@ -66,7 +74,7 @@ impl AccountKey {
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document, &random)
             .map_err(|error| anyhow!("the key is refused: {error}"))?;
         let id = BASE64.encode(Sha256::digest(pair.public_key().as_ref()));
-        Ok(Self { pair, id, random })
+        Ok(Self { pair, id, random, good: Mutex::default() })
     }
 
     /// A token that says `claims`.
@@ -78,10 +86,26 @@ impl AccountKey {
     }
 
     /// What a token says, if this key has signed it.
-    pub fn verify(&self, token: &str) -> Option<Value> {
+    pub fn verify(&self, token: &str) -> Option<Arc<Value>> {
         if token.len() > MAX_TOKEN_BYTES {
             return None;
         }
+        let digest: [u8; 32] = Sha256::digest(token).into();
+        let good = || self.good.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = good().get(&digest).cloned();
+        if known.is_some() {
+            return known;
+        }
+        let claims = Arc::new(self.check_signature(token)?);
+        let mut good = good();
+        if good.len() >= MAX_GOOD {
+            good.clear();
+        }
+        good.insert(digest, claims.clone());
+        Some(claims)
+    }
+
+    fn check_signature(&self, token: &str) -> Option<Value> {
         let (content, signature) = token.rsplit_once('.')?;
         let signature = BASE64.decode(signature).ok()?;
         let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.pair.public_key());
@@ -331,7 +355,9 @@ mod tests {
     fn only_our_own_signature_counts() {
         let (key, other) = (AccountKey::in_memory().expect("a key"), AccountKey::in_memory().expect("a key"));
         let token = key.sign(&json!({"sub": "x"})).expect("a token");
-        assert_eq!(key.verify(&token), Some(json!({"sub": "x"})));
+        for _ in 0..2 {
+            assert_eq!(key.verify(&token).as_deref(), Some(&json!({"sub": "x"})));
+        }
         assert_eq!(other.verify(&token), None);
         let parts: Vec<&str> = token.split('.').collect();
         let unsigned = format!("{}.{}.", BASE64.encode(r#"{"alg":"none"}"#), parts[1]);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::event::{Writer, error_line};
@@ -40,6 +40,8 @@ struct Running {
     deadline: Instant,
     /// When the next bookmark is due; `None` when the client wants none.
     bookmark: Option<Instant>,
+    /// Goes off at the next bookmark or the deadline. Kept, so that an event sets no timer.
+    timer: Pin<Box<Sleep>>,
 }
 
 impl Stream {
@@ -54,7 +56,8 @@ impl Stream {
         let bookmark = bookmarks.then(|| next_bookmark(Instant::now(), deadline));
         let stop = Box::pin(stop.cancelled_owned());
         let (initial, end_of_initial) = (VecDeque::new(), None);
-        let running = Running { watch, writer, server, stop, initial, end_of_initial, deadline, bookmark };
+        let timer = Box::pin(sleep_until(deadline));
+        let running = Running { watch, writer, server, stop, initial, end_of_initial, deadline, bookmark, timer };
         Self { running: Some(running), ready: VecDeque::new() }
     }
 
@@ -120,6 +123,9 @@ impl Running {
             return Step::End(None);
         }
         let wake = self.bookmark.unwrap_or(self.deadline).min(self.deadline);
+        if self.timer.deadline() != wake {
+            self.timer.as_mut().reset(wake);
+        }
         tokio::select! {
             biased;
             change = self.watch.next() => match change {
@@ -129,7 +135,7 @@ impl Running {
                 None => Step::End(None),
             },
             () = &mut self.stop => Step::End(None),
-            () = sleep_until(wake) => self.on_time(),
+            () = &mut self.timer => self.on_time(),
         }
     }
 
