@@ -197,6 +197,8 @@ fn tell_failure(context: &Context, wanted: u64, freed: u64) {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::{Container, PodSpec};
+
     use super::*;
 
     #[test]
@@ -250,11 +252,11 @@ mod tests {
 
     #[test]
     fn images_of_all_containers_count() {
-        let container = |image: &str| core::Container { image: Some(image.into()), ..core::Container::default() };
-        let spec = core::PodSpec {
+        let container = |image: &str| Container { image: Some(image.into()), ..Container::default() };
+        let spec = PodSpec {
             containers: vec![container("a:1"), container("b:1")],
             init_containers: Some(vec![container("c:1")]),
-            ..core::PodSpec::default()
+            ..PodSpec::default()
         };
         let pod = Arc::new(Pod { spec: Some(spec), ..Pod::default() });
         assert_eq!(named(&[pod]).len(), 3);
