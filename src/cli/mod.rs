@@ -9,6 +9,7 @@ mod audit;
 pub mod check;
 pub mod compile_module;
 pub mod completion;
+pub mod compose_components;
 pub mod connect;
 pub mod delete;
 pub mod describe;
@@ -69,6 +70,8 @@ pub enum Command {
     #[command(hide = true)]
     CompileModule(compile_module::Args),
     #[command(hide = true)]
+    ComposeComponents(compose_components::Args),
+    #[command(hide = true)]
     GuestWorker(guest_worker::Args),
 }
 
@@ -93,6 +96,7 @@ impl Command {
             Self::Version(args) => version::run(args),
             Self::Completion(args) => completion::run(args),
             Self::CompileModule(args) => compile_module::run(args),
+            Self::ComposeComponents(args) => compose_components::run(args),
             Self::GuestWorker(args) => guest_worker::run(args),
         }
     }

@@ -66,9 +66,61 @@ async fn a_compiler_that_crashes_is_the_images_failure_and_one_that_is_missing_n
     let dir = tempfile::tempdir().expect("a directory");
     let crashing = runtime(&dir.path().join("one"), script(dir.path(), "kill -SEGV $$"));
     let why = prepare(&crashing, &hello()).await.err().map(|error| error.to_string()).unwrap_or_default();
-    assert!(why.contains("the compiler crashed on it (signal 11)"), "{why}");
+    assert!(why.contains("compiling it ended in a crash (signal 11)"), "{why}");
     let missing = runtime(&dir.path().join("two"), dir.path().join("no-such-program"));
     assert!(prepare(&missing, &hello()).await.is_ok(), "compiled by the host itself");
+}
+
+fn parts() -> Vec<(String, ImageSource)> {
+    let part = |name: &str| {
+        let path = repository().join(format!("workloads/prebuilt/{name}/1.wasm"));
+        let digest = digest_of(&std::fs::read(&path).expect("the module"));
+        (name.to_owned(), ImageSource { reference: format!("{name}:1"), path, digest, snapshot: false })
+    };
+    ["till", "catalogue", "duty"].map(part).into()
+}
+
+/// The program of this crate behind a script that notes how it was called, and does this before.
+fn noting(dir: &Path, before: &str) -> (PathBuf, PathBuf) {
+    let (calls, own) = (dir.join("calls"), env!("CARGO_BIN_EXE_coracle"));
+    let text = format!("echo \"$1\" >> {}\n{before}\nexec {own} \"$@\"", calls.display());
+    (script(dir, &text), calls)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_child_composes_once_and_what_crashes_it_is_that_pods_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (program, calls) = noting(dir.path(), "");
+    let host = runtime(&dir.path().join("aot"), program);
+    let whole = host.compose(&parts()).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(host.compose(&parts()).await.ok(), Some(whole.clone()));
+    prepare(&host, &whole).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(std::fs::read_to_string(&calls).expect("asked"), "compose-components\ncompile-module\n");
+    let short = host.compose(&parts()[..2]).await.expect("without taxes");
+    assert_ne!(short.digest, whole.digest);
+    let why = host.compose(&[parts()[0].clone(), parts()[2].clone()]).await.expect_err("refused").to_string();
+    assert!(why.contains("image \"till:1\" cannot run: container \"duty\" provides nothing"), "{why}");
+
+    let other = tempfile::tempdir().expect("a directory");
+    let (program, _) = noting(other.path(), "[ \"$1\" = compose-components ] && kill -SEGV $$");
+    let host = runtime(&other.path().join("aot"), program);
+    let why = host.compose(&parts()).await.expect_err("crashed").to_string();
+    assert!(why.contains("image \"till:1\" cannot run: composing it ended in a crash (signal 11)"), "{why}");
+    assert!(prepare(&host, &hello()).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn code_for_the_other_engine_is_found_again_without_a_child() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (program, calls) = noting(dir.path(), "");
+    let path = repository().join("workloads/prebuilt/relay/1.wasm");
+    let digest = digest_of(&std::fs::read(&path).expect("the module"));
+    let relay = ImageSource { reference: "relay:1".into(), path, digest, snapshot: false };
+    for _ in 0..2 {
+        let host = runtime(&dir.path().join("aot"), program.clone());
+        prepare(&host, &relay).await.unwrap_or_else(|error| panic!("{error}"));
+    }
+    assert_eq!(std::fs::read_to_string(&calls).expect("asked"), "compile-module\n");
 }
 
 /// A child that waits for its module, which comes by a pipe with a name.

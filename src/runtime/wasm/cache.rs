@@ -85,6 +85,11 @@ impl AotCache {
         self.write(digest, form, code).and_then(|()| self.prune(MAX_BYTES))
     }
 
+    /// Notes that the code of this digest is another engine's, in whose cache it is.
+    pub fn point_elsewhere(&self, digest: &str, form: Form) -> io::Result<()> {
+        self.keep(digest, form, &[])
+    }
+
     /// Drops what is kept for this digest.
     pub fn remove(&self, digest: &str) {
         let _ = fs::remove_file(self.path(digest));

@@ -34,6 +34,8 @@ use super::shares::Shares;
 const KEPT_IMAGES: usize = 32;
 /// Digests remembered before those without an image are forgotten.
 const MAX_REMEMBERED: usize = 1024;
+/// Compositions remembered, so that a pod that starts again composes nothing.
+const MAX_COMPOSED: usize = 64;
 const SNAPSHOT: &str = "+snapshot";
 /// How far below the serving threads the compiling ones stand.
 const COMPILE_NICENESS: i32 = 10;
@@ -90,6 +92,18 @@ impl WasmImage {
 /// What came of making an image.
 type Made = Result<Arc<WasmImage>, ImageError>;
 
+/// What is found in a cache.
+enum Loaded {
+    Made(Made),
+    /// It is of a form for which there is another engine.
+    Elsewhere(Form),
+    /// It does not load; in words why.
+    Broken(String),
+}
+
+/// The digest of what was composed, once it was.
+type Composed = Arc<tokio::sync::Mutex<Option<String>>>;
+
 type Slot = Arc<tokio::sync::Mutex<Weak<WasmImage>>>;
 
 /// All images of this process.
@@ -106,6 +120,8 @@ pub struct Images {
     slots: Mutex<HashMap<String, Slot>>,
     latest: Mutex<VecDeque<Arc<WasmImage>>>,
     shelf: Arc<Shelf>,
+    /// What was composed of what.
+    composed: Mutex<HashMap<Vec<(String, ImageSource)>, Composed>>,
 }
 
 /// What making images for one engine takes; shared with the threads that do it.
@@ -141,6 +157,7 @@ impl Images {
             compilers,
             slots: Mutex::default(),
             latest: Mutex::default(),
+            composed: Mutex::default(),
             shelf: Arc::new(shelf.context("no place for composed components")?),
         })
     }
@@ -152,7 +169,7 @@ impl Images {
         if let Some(image) = made.upgrade() {
             return Ok(image);
         }
-        let image = match self.load_cached(&self.plain, source).await {
+        let image = match self.kept(source).await {
             Some(image) => image?,
             None => self.make(source).await?,
         };
@@ -161,26 +178,31 @@ impl Images {
         Ok(image)
     }
 
-    /// The image of a source that is not kept ready for the plain engine.
+    /// The image of a source of which nothing is kept.
     async fn make(&self, source: &ImageSource) -> Made {
+        if let Some(image) = self.compile_in_child(source).await {
+            return image;
+        }
         let theirs = source.clone();
         let form = tokio::task::spawn_blocking(move || {
             artifact::read(&theirs.path, &theirs.reference, &theirs.digest).map(|(_, form)| form)
         });
         let form = form.await.map_err(|error| invalid(&source.reference, error))??;
-        let workshop = match form.calls() {
-            Calls::Alone => &self.plain,
-            Calls::Concurrent => {
-                let workshop = self.concurrent().await.map_err(|error| invalid(&source.reference, error))?;
-                if let Some(image) = self.load_cached(workshop, source).await {
-                    return image;
-                }
-                workshop
-            }
-        };
-        match self.compile_in_child(workshop, source).await {
-            Some(image) => image,
-            None => self.compile(workshop, source).await,
+        let image = self.compile(self.workshop(form, source).await?, source).await;
+        if form.calls() == Calls::Concurrent
+            && let Some(cache) = &self.plain.cache
+            && let Err(error) = cache.point_elsewhere(&kept_as(source), form)
+        {
+            tracing::warn!("cannot note where compiled code is: {error}");
+        }
+        image
+    }
+
+    /// Where images of this form are made.
+    async fn workshop(&self, form: Form, source: &ImageSource) -> Result<&Arc<Workshop>, ImageError> {
+        match form.calls() {
+            Calls::Alone => Ok(&self.plain),
+            Calls::Concurrent => self.concurrent().await.map_err(|error| invalid(&source.reference, error)),
         }
     }
 
@@ -203,30 +225,46 @@ impl Images {
     /// One component of several, as a source of an image that is named as the first is. A part that is to
     /// start from its initialisation is initialised first, by itself.
     pub async fn compose(&self, parts: &[(String, ImageSource)]) -> Result<ImageSource, ImageError> {
-        let (theirs, shelf) = (parts.to_vec(), self.shelf.clone());
         let reference = parts.first().map(|(_, source)| source.reference.clone()).unwrap_or_default();
-        let named = reference.clone();
-        let composed = tokio::task::spawn_blocking(move || {
-            let read = |(container, source): (String, ImageSource)| {
-                let (bytes, _) = artifact::read_to_run(&source)?;
-                Ok(compose::Source { container, bytes })
-            };
-            let sources = theirs.into_iter().map(read).collect::<Result<Vec<_>, ImageError>>()?;
-            let whole = compose::compose(&sources).map_err(|why| invalid(&named, why))?;
-            shelf.put(&whole).map_err(|error| invalid(&named, format!("its composition cannot be written: {error}")))
-        });
-        // A panic is a component's that the library was not made for.
-        let composed = composed.await.unwrap_or_else(|_| Err(invalid(&reference, "composing it failed")));
-        let (path, digest) = composed?;
+        let slot = {
+            let mut composed = self.composed.lock().unwrap_or_else(PoisonError::into_inner);
+            if composed.len() >= MAX_COMPOSED {
+                composed.retain(|_, slot| slot.try_lock().is_err());
+            }
+            composed.entry(parts.to_vec()).or_default().clone()
+        };
+        let mut known = slot.lock().await;
+        let file_of = |digest: &str| self.shelf.file_of(digest).filter(|file| file.is_file());
+        if let Some((path, digest)) = known.as_ref().and_then(|digest| Some((file_of(digest)?, digest.clone()))) {
+            return Ok(ImageSource { reference, path, digest, snapshot: false });
+        }
+        let digest = match &self.child {
+            Some(child) => match child.compose(parts).await {
+                Outcome::Done(digest) => digest,
+                Outcome::Refused(why) => return Err(ImageError::Invalid(why)),
+                Outcome::Unavailable(why) => {
+                    tracing::warn!(image = reference, "no child process composes it, so this one does: {why}");
+                    self.compose_here(&reference, parts).await?
+                }
+            },
+            None => self.compose_here(&reference, parts).await?,
+        };
+        let path = file_of(&digest);
+        let path = path.ok_or_else(|| invalid(&reference, format!("its composition {digest} is not there")))?;
+        *known = Some(digest.clone());
         Ok(ImageSource { reference, path, digest, snapshot: false })
+    }
+
+    async fn compose_here(&self, reference: &str, parts: &[(String, ImageSource)]) -> Result<String, ImageError> {
+        let (theirs, shelf) = (parts.to_vec(), self.shelf.clone());
+        let composed = tokio::task::spawn_blocking(move || compose::compose_images(&theirs, &shelf));
+        // A panic is a component's that the library was not made for.
+        composed.await.unwrap_or_else(|_| Err(invalid(reference, "composing it failed")))
     }
 
     /// An image of code that another host of this program compiled.
     pub async fn adopt(&self, source: &ImageSource, form: Form, code: &[u8]) -> Made {
-        let workshop = match form.calls() {
-            Calls::Alone => &self.plain,
-            Calls::Concurrent => self.concurrent().await.map_err(|error| invalid(&source.reference, error))?,
-        };
+        let workshop = self.workshop(form, source).await?;
         let code = workshop.deserialize(form, code);
         let code = code.map_err(|error| invalid(&source.reference, format!("{error:#}")))?;
         workshop.link(source, &code)
@@ -269,38 +307,52 @@ impl Images {
         }
     }
 
-    /// Loading takes under a millisecond, so it does not wait behind compilations.
-    async fn load_cached(&self, workshop: &Arc<Workshop>, source: &ImageSource) -> Option<Made> {
-        match self.load(workshop, source).await? {
-            Ok(made) => Some(made),
-            Err(why) => {
+    /// What is kept of this image, compiled for the engine that it is for. Loading takes under a millisecond,
+    /// so it does not wait behind compilations.
+    async fn kept(&self, source: &ImageSource) -> Option<Made> {
+        let loaded = match self.load(&self.plain, source).await? {
+            Loaded::Elsewhere(form) => match self.workshop(form, source).await {
+                Ok(workshop) => self.load(workshop, source).await?,
+                Err(error) => return Some(Err(error)),
+            },
+            loaded => loaded,
+        };
+        match loaded {
+            Loaded::Made(made) => Some(made),
+            Loaded::Elsewhere(_) => None,
+            Loaded::Broken(why) => {
                 tracing::warn!(image = source.reference, "kept code does not load, compiling anew: {why}");
                 None
             }
         }
     }
 
-    /// What is kept of this image; in words why it does not load.
-    async fn load(&self, workshop: &Arc<Workshop>, source: &ImageSource) -> Option<Result<Made, String>> {
+    async fn load(&self, workshop: &Arc<Workshop>, source: &ImageSource) -> Option<Loaded> {
         workshop.cache.as_ref()?;
         let (workshop, source) = (workshop.clone(), source.clone());
         tokio::task::spawn_blocking(move || workshop.load(&source)).await.ok().flatten()
     }
 
     /// `None`: it could not be done there, for no reason of the image's.
-    async fn compile_in_child(&self, workshop: &Arc<Workshop>, source: &ImageSource) -> Option<Made> {
+    async fn compile_in_child(&self, source: &ImageSource) -> Option<Made> {
         let started = std::time::Instant::now();
         let why = match self.child.as_ref()?.compile(source).await {
-            Outcome::Kept => match self.load(workshop, source).await {
-                Some(Ok(made)) => {
-                    tracing::debug!(image = source.reference, elapsed = ?started.elapsed(), "compiled by a child");
-                    return Some(made);
+            Outcome::Done(form) => {
+                let workshop = match self.workshop(form, source).await {
+                    Ok(workshop) => workshop,
+                    Err(error) => return Some(Err(error)),
+                };
+                match self.load(workshop, source).await {
+                    Some(Loaded::Made(made)) => {
+                        tracing::debug!(image = source.reference, elapsed = ?started.elapsed(), "compiled by a child");
+                        return Some(made);
+                    }
+                    // Fresh from the compiler, it is the module that goes beyond what instances may have. It is
+                    // not to be compiled again, and least of all here.
+                    Some(Loaded::Broken(why)) => return Some(Err(invalid(&source.reference, why))),
+                    Some(Loaded::Elsewhere(_)) | None => "what it wrote cannot be read".to_owned(),
                 }
-                // Fresh from the compiler, it is the module that goes beyond what instances may have. It is
-                // not to be compiled again, and least of all here.
-                Some(Err(why)) => return Some(Err(invalid(&source.reference, why))),
-                None => "what it wrote cannot be read".to_owned(),
-            },
+            }
             Outcome::Refused(why) => return Some(Err(ImageError::Invalid(why))),
             Outcome::Unavailable(why) => why,
         };
@@ -338,14 +390,17 @@ impl Workshop {
         Ok(Self { host, linkers, cache })
     }
 
-    fn load(&self, source: &ImageSource) -> Option<Result<Made, String>> {
+    fn load(&self, source: &ImageSource) -> Option<Loaded> {
         let cache = self.cache.as_ref()?;
         let (form, code) = cache.load(&kept_as(source))?;
+        if code.is_empty() && form.calls() != self.host.engine.calls {
+            return Some(Loaded::Elsewhere(form));
+        }
         match self.deserialize(form, &code).map(|code| self.link(source, &code)) {
-            Ok(made) => Some(Ok(made)),
+            Ok(made) => Some(Loaded::Made(made)),
             Err(error) => {
                 cache.remove(&kept_as(source));
-                Some(Err(format!("{error:#}")))
+                Some(Loaded::Broken(format!("{error:#}")))
             }
         }
     }

@@ -64,7 +64,7 @@ use std::sync::Arc;
 
 pub use self::artifact::Form;
 pub use self::artifact::{MAX_MODULE_BYTES, digest_of};
-pub use self::compiler::{CompileRequest, compile_as_child};
+pub use self::compiler::{CompileRequest, compile_as_child, compose_as_child};
 use self::guest::CoreGuest;
 use self::heavy::Heavy;
 use self::images::Images;

@@ -17,21 +17,36 @@ use wac_graph::{CompositionGraph, EncodeOptions};
 
 use self::plan::{Part, plan};
 pub use self::shelf::Shelf;
-use super::artifact::{self, Form};
+use super::super::{ImageError, ImageSource};
+use super::artifact::{self, Form, invalid};
 
 /// Components that one container may be made of; far more than anyone writes.
 const MAX_PARTS: usize = 16;
 
 /// A container's component to be.
 #[derive(Debug, Clone)]
-pub struct Source {
-    pub container: String,
+struct Source {
+    container: String,
     /// Binary or text.
-    pub bytes: Vec<u8>,
+    bytes: Vec<u8>,
+}
+
+/// Composes the images of containers, the first of which is the one that is run, and lays the whole on the
+/// shelf; returns its digest. A part that is to start from its initialisation is initialised first, by itself.
+pub fn compose_images(parts: &[(String, ImageSource)], shelf: &Shelf) -> Result<String, ImageError> {
+    let reference = parts.first().map(|(_, source)| source.reference.as_str()).unwrap_or_default();
+    let read = |(container, source): &(String, ImageSource)| {
+        let (bytes, _) = artifact::read_to_run(source)?;
+        Ok(Source { container: container.clone(), bytes })
+    };
+    let sources = parts.iter().map(read).collect::<Result<Vec<_>, ImageError>>()?;
+    let whole = compose(&sources).map_err(|why| invalid(reference, why))?;
+    let put = shelf.put(&whole);
+    put.map(|(_, digest)| digest).map_err(|why| invalid(reference, format!("its composition cannot be written: {why}")))
 }
 
 /// Composes the first with the others; the error says in words why that is not possible.
-pub fn compose(sources: &[Source]) -> Result<Vec<u8>, String> {
+fn compose(sources: &[Source]) -> Result<Vec<u8>, String> {
     if sources.len() > MAX_PARTS {
         return Err(format!("{} components are too many for one container: at most {MAX_PARTS}", sources.len()));
     }

@@ -32,12 +32,19 @@ impl Shelf {
     /// Lays a component there; returns its file and its digest.
     pub fn put(&self, bytes: &[u8]) -> io::Result<(PathBuf, String)> {
         let digest = digest_of(bytes);
-        let path = self.dir.join(format!("{}.wasm", digest.trim_start_matches("sha256:")));
+        let path = self.file_of(&digest).ok_or(io::ErrorKind::InvalidData)?;
         let mut file = tempfile::Builder::new().prefix(".writing-").tempfile_in(&self.dir)?;
         file.write_all(bytes)?;
         file.persist(&path).map_err(|error| error.error)?;
         self.prune(&path)?;
         Ok((path, digest))
+    }
+
+    /// Where the component with this digest lies, if it does; `None` for what is no digest.
+    pub fn file_of(&self, digest: &str) -> Option<PathBuf> {
+        let hex = digest.strip_prefix("sha256:")?;
+        let is_hex = hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_hex.then(|| self.dir.join(format!("{hex}.wasm")))
     }
 
     fn prune(&self, latest: &Path) -> io::Result<()> {
@@ -71,6 +78,8 @@ mod tests {
         let (path, digest) = shelf.put(b"one").unwrap();
         assert_eq!((fs::read(&path).unwrap(), digest), (b"one".to_vec(), digest_of(b"one")));
         assert_eq!(shelf.put(b"one").unwrap().0, path);
+        assert_eq!(shelf.file_of(&digest), Some(path));
+        assert!(shelf.file_of("sha256:../../x").is_none() && shelf.file_of("").is_none());
         for number in 0..=MAX_FILES {
             shelf.put(format!("{number}").as_bytes()).unwrap();
         }
