@@ -4,6 +4,7 @@
 //! metadata:
 //!   annotations:
 //!     coracle.dev/requests-per-instance: "100"      # reuse; 1 (the default) gives each request its own
+//!     coracle.dev/concurrent-requests-per-instance: "8"   # of WASI 0.3, where instances are reused; 1 is the default
 //!     coracle.dev/min-instances: "2"                # made before a request comes; 0 is the default
 //!     coracle.dev/max-concurrent-requests: "16"     # answered at a time, per container
 //!     coracle.dev/max-queued-requests: "64"         # in line behind them; then 503 and Retry-After
@@ -41,6 +42,10 @@ const KNOBS: &[Knob] = &[
     Knob {
         name: "coracle.dev/requests-per-instance",
         value: Value::Count(1..=1_000_000, |policy, count| policy.max_requests_per_instance = count),
+    },
+    Knob {
+        name: "coracle.dev/concurrent-requests-per-instance",
+        value: Value::Count(1..=1024, |policy, count| policy.max_concurrent_per_instance = count as usize),
     },
     Knob {
         name: "coracle.dev/min-instances",
@@ -197,6 +202,7 @@ mod tests {
     fn each_annotation_sets_its_field_and_the_containers_own_comes_first() {
         let policy = with(json!({
             "coracle.dev/requests-per-instance": "100",
+            "coracle.dev/concurrent-requests-per-instance": "8",
             "coracle.dev/min-instances": "2",
             "coracle.dev/max-concurrent-requests": "16",
             "coracle.dev/max-queued-requests": "0",
@@ -206,6 +212,7 @@ mod tests {
         }));
         let wanted = InstancePolicy {
             max_requests_per_instance: 100,
+            max_concurrent_per_instance: 8,
             min_instances: 2,
             max_concurrent: 16,
             max_queued: 0,

@@ -32,7 +32,7 @@ use crate::wire::{HttpService, Outbound};
 pub use linux::{Dns, HostPort, LinuxContainer, LinuxSandbox, Profile};
 
 /// An image on this machine: the module's file and what it is called.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ImageSource {
     /// As the pod wrote it, e.g. `hello:1`.
     pub reference: String,
@@ -239,6 +239,9 @@ pub struct InstancePolicy {
     /// Requests that one instance answers, one after the other, before it is thrown away. 1: each
     /// request has an instance of its own, so that nothing of one call is left for the next.
     pub max_requests_per_instance: u32,
+    /// Requests that an instance of WASI 0.3 answers at a time, where it may answer several one after the
+    /// other. 1: nothing of one call is in memory beside another.
+    pub max_concurrent_per_instance: usize,
     /// Instances that are made before a call wants them, and made anew when calls have used them up; at most
     /// 64.
     pub min_instances: usize,
@@ -258,6 +261,7 @@ impl Default for InstancePolicy {
     fn default() -> Self {
         Self {
             max_requests_per_instance: 1,
+            max_concurrent_per_instance: 1,
             min_instances: 0,
             max_concurrent: 1024,
             max_queued: 1024,
@@ -327,8 +331,21 @@ pub struct ExecStreams {
     pub terminal: Option<watch::Receiver<TerminalSize>>,
 }
 
+/// How long a command waits to be told how large its terminal is: who knows it says so at once.
+const SIZE_PATIENCE: Duration = Duration::from_millis(500);
+
+impl ExecStreams {
+    /// The size of the terminal when the command begins; 0 by 0 if nobody says it.
+    pub async fn terminal_size(&mut self) -> Option<TerminalSize> {
+        let terminal = self.terminal.as_mut()?;
+        let known = terminal.wait_for(|size| *size != TerminalSize::default());
+        let size = tokio::time::timeout(SIZE_PATIENCE, known).await.ok().and_then(Result::ok).map(|size| *size);
+        Some(size.unwrap_or_default())
+    }
+}
+
 /// Of a terminal, in characters; 0 by 0 while it is not known.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TerminalSize {
     pub columns: u16,
     pub rows: u16,

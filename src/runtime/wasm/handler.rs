@@ -19,7 +19,7 @@ use wasmtime_wasi_http::p3::bindings::{Service, ServicePre};
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView as _};
 
 use super::guest::Guest;
-use crate::wire::HttpBody;
+use crate::wire::{BoxError, HttpBody};
 
 /// What a guest answers: the head, and a body that is written as the guest is polled.
 pub type Answer = Result<Response<HyperOutgoingBody>, Error>;
@@ -56,6 +56,11 @@ impl HandlerPre {
     /// Whether a body may go on by itself when its guest has ended: one that came with the request and was
     /// answered with, as it is.
     pub fn relays_bodies(&self) -> bool {
+        self.is_concurrent()
+    }
+
+    /// Whether an instance can answer several calls at a time.
+    pub fn is_concurrent(&self) -> bool {
         matches!(self, Self::Service(_))
     }
 }
@@ -69,9 +74,9 @@ impl Handler {
         request: Request<HttpBody>,
         tell: oneshot::Sender<Answer>,
     ) -> Result<(), Failure> {
-        let request = request.map(|body| body.map_err(|error| Error::InternalError(Some(error.to_string()))));
         match self {
             Self::Incoming(proxy) => {
+                let request = request.map(|body| body.map_err(failed));
                 let mut view = store.data_mut().http();
                 let put = view.new_incoming_request(IncomingScheme::Http, request).and_then(|request| {
                     let out = move |answer: Result<_, _>| drop(tell.send(answer.map_err(Error::from)));
@@ -82,32 +87,38 @@ impl Handler {
                 called.map_err(Failure::Ended)
             }
             Self::Service(service) => {
-                let request = with_uri(request).map(|body| body.boxed_unsync());
-                let ran = store.run_concurrent(async |guest| serve(guest, service, request, tell).await).await;
+                let ran = store.run_concurrent(async |guest| {
+                    let _ = tell.send(answer(guest, service, request).await?);
+                    poll_fn(|cx| guest.poll_no_interesting_tasks(cx)).await;
+                    wasmtime::Result::<()>::Ok(())
+                });
+                let ran = ran.await;
                 ran.flatten().map_err(Failure::Ended)
             }
         }
     }
 }
 
-async fn serve(
+fn failed(error: BoxError) -> Error {
+    Error::InternalError(Some(error.to_string()))
+}
+
+/// Puts one request to an instance that may have others. The guest may go on when it has answered.
+pub async fn answer(
     guest: &Accessor<Guest>,
     service: &Service,
-    request: Request<WasiBody>,
-    tell: oneshot::Sender<Answer>,
-) -> wasmtime::Result<()> {
+    request: Request<HttpBody>,
+) -> wasmtime::Result<Answer> {
+    let request: Request<WasiBody> = with_uri(request).map(|body| body.map_err(failed).boxed_unsync());
     let (request, taken) = guest.with(|mut store| {
         let (request, taken) = p3::Request::from_http(store.data_mut().http().hooks, request);
         (request, Box::pin(taken) as BoxFuture<'static, _>)
     });
-    let answer = match service.handle(guest, request).await? {
+    Ok(match service.handle(guest, request).await? {
         // What becomes of the request's body is what the guest is told of the response.
         Ok(response) => Ok(guest.with(|mut store| response.into_http(store.as_context_mut(), taken))?),
         Err(code) => Err(code.into()),
-    };
-    let _ = tell.send(answer);
-    poll_fn(|cx| guest.poll_no_interesting_tasks(cx)).await;
-    Ok(())
+    })
 }
 
 /// In 0.3 the scheme and the authority are told by the URI alone.

@@ -8,9 +8,10 @@
 //!
 //! A caller that goes away takes its guest with it. A trap fails its call and ends the life; calls on
 //! other instances finish. With [`InstancePolicy::max_requests_per_instance`] above one, an instance
-//! that ended well waits a while for the next call.
+//! that ended well waits a while for the next call; [`shared`] is about those that need not wait.
 
 mod call;
+mod shared;
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -24,6 +25,7 @@ use wasmtime::Store;
 
 use self::call::Call;
 pub use self::call::StreamingGuest;
+use self::shared::Shared;
 use super::super::{Container, ExecCommand, ExecEnd, ExecStreams, InstancePolicy, RunState, Usage};
 use super::exec;
 use super::guest::{Guest, Io, Surroundings};
@@ -49,6 +51,8 @@ pub struct Server {
     surroundings: Arc<Surroundings>,
     policy: InstancePolicy,
     idle: Mutex<Idle>,
+    /// Those in which there are several calls.
+    shared: Mutex<Vec<Arc<Shared>>>,
 }
 
 /// Instances that wait for their next call; empty unless the policy allows reuse or keeps some ready.
@@ -101,7 +105,8 @@ enum Settled {
 
 impl HttpContainer {
     pub fn new(life: Arc<Life>, pre: HandlerPre, surroundings: Arc<Surroundings>, policy: InstancePolicy) -> Self {
-        Self(Arc::new(Server { life, pre, surroundings, policy, idle: Mutex::default() }))
+        let (idle, shared) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Server { life, pre, surroundings, policy, idle, shared }))
     }
 
     /// Makes one instance and, unless some are to be kept ready, throws it away: a guest that cannot start
@@ -153,6 +158,9 @@ impl HttpService for HttpContainer {
             Err(NotAdmitted::Full) => return Err(CallError::Overloaded { retry_after: RETRY_AFTER }),
         };
         let Some(request) = with_authority(request) else { return Ok(bad_request()) };
+        if server.shares() {
+            return shared::call(server, request, ticket, arrived + policy.request_timeout).await;
+        }
         let (tell_head, head) = oneshot::channel();
         let guest = match server.take_idle() {
             Some(live) => Guarded::new(server.life.clone(), serve(live, request, tell_head)),

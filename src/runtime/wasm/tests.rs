@@ -10,6 +10,7 @@ mod limits;
 mod made;
 mod outside;
 mod room;
+mod shared;
 
 use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex};
