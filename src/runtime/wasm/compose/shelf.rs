@@ -76,7 +76,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let shelf = Shelf::open(Some(dir.path())).unwrap();
         let (path, digest) = shelf.put(b"one").unwrap();
-        assert_eq!((fs::read(&path).unwrap(), digest), (b"one".to_vec(), digest_of(b"one")));
+        assert_eq!((fs::read(&path).unwrap(), digest.clone()), (b"one".to_vec(), digest_of(b"one")));
         assert_eq!(shelf.put(b"one").unwrap().0, path);
         assert_eq!(shelf.file_of(&digest), Some(path));
         assert!(shelf.file_of("sha256:../../x").is_none() && shelf.file_of("").is_none());
