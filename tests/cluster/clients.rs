@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::harness::{Cluster, both, missing, repository};
 
 /// A Python that has these modules: `CORACLE_PYTHON`, or the one on the PATH.
-fn python(modules: &str) -> Option<String> {
+pub fn python(modules: &str) -> Option<String> {
     let python = std::env::var("CORACLE_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     // Found, not imported: of one package only the program inside is wanted.
     const FIND: &str = "import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in sys.argv[1:]))";

@@ -36,6 +36,7 @@ mod services;
 mod shop;
 mod sockets;
 mod streams;
+mod terminal;
 mod visits;
 mod wagi;
 mod workloads;

@@ -123,12 +123,12 @@ pub fn with_pods() -> (Cluster, tempfile::TempDir) {
 
 /// Every kubectl there is to test with: the named ones and the machine's own, each as it comes, and as it
 /// speaks SPDY alone, like those before 1.31.
-struct Speakers {
-    all: Vec<std::path::PathBuf>,
+pub struct Speakers {
+    pub all: Vec<std::path::PathBuf>,
     _scripts: tempfile::TempDir,
 }
 
-fn speakers() -> Speakers {
+pub fn speakers() -> Speakers {
     let mut all = kubectls();
     let own = std::path::PathBuf::from("/usr/bin/kubectl");
     if own.exists() && !all.is_empty() && !all.contains(&own) {
@@ -146,7 +146,7 @@ fn speakers() -> Speakers {
     Speakers { all, _scripts: scripts }
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 

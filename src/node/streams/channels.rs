@@ -10,11 +10,13 @@
 use std::io;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::FutureExt as _;
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::{mpsc, watch};
 
 use super::opened::{Numbers, Opened};
+use super::terminal::{self, Keyboard, Typed};
 use super::transport::{CHUNK, Connection, PIECES, Source, Times, pump};
 use super::{Protocols, spdy};
 use crate::runtime::{ExecEnd, ExecStreams, TerminalSize};
@@ -46,8 +48,7 @@ pub struct Wanted {
     pub stdin: bool,
     pub stdout: bool,
     pub stderr: bool,
-    /// One terminal: what is written to either output comes as one, lines end as terminals want them, and
-    /// the keys that interrupt and end input do.
+    /// One terminal: what is written to either output comes as one.
     pub tty: bool,
     /// The terminal is a real one, which does all that itself.
     pub raw: bool,
@@ -225,22 +226,23 @@ where
     let (stdin, input) = tokio::io::duplex(PIPE);
     let (stdout, output) = tokio::io::duplex(PIPE);
     let (stderr, errors) = tokio::io::duplex(PIPE);
+    let (screen, echo) = tokio::io::duplex(PIPE);
     let (size, sizes) = watch::channel(TerminalSize::default());
     let streams = ExecStreams {
         stdin: if wanted.stdin { Box::new(input) } else { Box::new(tokio::io::empty()) },
         stdout: Box::new(stdout),
         stderr: Box::new(stderr),
-        terminal: (wanted.tty && wanted.raw).then_some(sizes),
+        terminal: wanted.tty.then_some(sizes),
     };
     let end = tokio::select! {
-        (end, talked) = futures::future::join(work(streams), talk(voice, wanted, output, errors)) => match talked {
+        (end, talked) = futures::future::join(work(streams), talk(voice, wanted, [output, errors, echo])) => match talked {
             Ok(()) => end,
             // Nobody is there to hear how it ended.
             Err(_) => return,
         },
-        left = listen(ear, stdin, wanted, &size, times) => match left {
+        left = listen(ear, Input { pipe: Some(stdin), screen }, wanted, &size, times) => match left {
             Left::Gone => return,
-            Left::Interrupted => Ok(ExecEnd { code: 130, message: String::new() }),
+            Left::Interrupted => Ok(ExecEnd { code: 130, message: "^C\n".to_owned() }),
         },
     };
     // Who has gone meanwhile does not hear it.
@@ -275,79 +277,99 @@ pub fn message(channel: u8, bytes: &[u8]) -> Bytes {
     text.freeze()
 }
 
-/// As a terminal shows it: each line's end takes the cursor back to the left.
+/// A program's output as the client is to have it.
 fn shown(bytes: &[u8], tty: bool) -> Bytes {
-    if !tty || !bytes.contains(&b'\n') {
-        return Bytes::copy_from_slice(bytes);
-    }
-    let mut text = BytesMut::with_capacity(bytes.len() + 16);
-    for byte in bytes {
-        if *byte == b'\n' {
-            text.put_u8(b'\r');
-        }
-        text.put_u8(*byte);
-    }
-    text.freeze()
+    if tty && bytes.contains(&b'\n') { terminal::shown(bytes) } else { Bytes::copy_from_slice(bytes) }
 }
 
-/// Passes the command's output on until both streams have ended.
-async fn talk(voice: &Voice, wanted: Wanted, mut output: DuplexStream, mut errors: DuplexStream) -> io::Result<()> {
-    let (mut out, mut err) = (vec![0; CHUNK], vec![0; CHUNK]);
-    let (mut out_open, mut err_open) = (true, true);
+/// Passes the command's output on until both streams have ended, and between it what the terminal shows of
+/// the keys.
+async fn talk(voice: &Voice, wanted: Wanted, [mut output, mut errors, mut echo]: [DuplexStream; 3]) -> io::Result<()> {
+    let (mut out, mut err, mut keys) = (vec![0; CHUNK], vec![0; CHUNK], vec![0; CHUNK]);
+    let (mut out_open, mut err_open, mut echo_open) = (true, true, wanted.plays());
     while out_open || err_open {
-        let (channel, count) = tokio::select! {
-            count = read(&mut output, &mut out), if out_open => (STDOUT, count?),
-            count = read(&mut errors, &mut err), if err_open => (STDERR, count?),
+        let (bytes, open, channel, asked, plays) = tokio::select! {
+            count = output.read(&mut out), if out_open => {
+                (out.get(..count?), &mut out_open, STDOUT, wanted.stdout, wanted.plays())
+            }
+            count = errors.read(&mut err), if err_open => {
+                (err.get(..count?), &mut err_open, STDERR, wanted.stderr || wanted.tty, wanted.plays())
+            }
+            count = echo.read(&mut keys), if echo_open => {
+                (keys.get(..count?), &mut echo_open, STDOUT, true, false)
+            }
         };
-        let (bytes, open, asked) = match channel {
-            STDOUT => (&out, &mut out_open, wanted.stdout),
-            _ => (&err, &mut err_open, wanted.stderr || wanted.tty),
-        };
-        *open = count > 0;
-        if count > 0 && asked {
+        let bytes = bytes.unwrap_or_default();
+        *open = !bytes.is_empty();
+        if *open && asked {
             let channel = if wanted.tty { STDOUT } else { channel };
-            let piece = shown(bytes.get(..count).unwrap_or_default(), wanted.plays());
-            voice.say(channel, &piece).await?;
+            voice.say(channel, &shown(bytes, plays)).await?;
         }
     }
     Ok(())
 }
 
-async fn read(from: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> io::Result<usize> {
-    from.read(buffer).await
+/// Where a client's input goes.
+struct Input {
+    /// To the command; `None` once it is closed, by either side.
+    pipe: Option<DuplexStream>,
+    /// What a terminal shows of the keys.
+    screen: DuplexStream,
+}
+
+impl Input {
+    /// Waits until the command takes it. One that has stopped reading does not end its client's session.
+    async fn pass_on(&mut self, bytes: &[u8]) {
+        if let Some(pipe) = &mut self.pipe
+            && pipe.write_all(bytes).await.is_err()
+        {
+            self.pipe = None;
+        }
+    }
+
+    /// Keys are heard even while the command reads none: what finds no room any more is lost, with a bell.
+    fn typed(&mut self, typed: &Typed) {
+        // What a terminal shows of keys is no reason to wait.
+        let _ = self.screen.write_all(&typed.echo).now_or_never();
+        let Some(pipe) = &mut self.pipe else { return };
+        match pipe.write(&typed.bytes).now_or_never() {
+            Some(Err(_)) => self.pipe = None,
+            Some(Ok(count)) if count == typed.bytes.len() => {}
+            _ => _ = self.screen.write_all(&terminal::refused()).now_or_never(),
+        }
+        if typed.ends {
+            self.pipe = None;
+        }
+    }
 }
 
 /// Passes the client's input on; returns when it has left.
 async fn listen(
     ear: &mut Ear,
-    stdin: DuplexStream,
+    mut input: Input,
     wanted: Wanted,
     size: &watch::Sender<TerminalSize>,
     times: &Times,
 ) -> Left {
-    let mut stdin = Some(stdin);
+    let mut keyboard = wanted.plays().then(Keyboard::default);
     while let Some(heard) = ear.next(times).await {
-        match heard {
-            Heard::Bytes(STDIN, bytes) => {
-                let typed = typed(&bytes, wanted.plays());
-                if let Some(pipe) = &mut stdin
-                    // A command that has stopped reading does not end its client's session.
-                    && (pipe.write_all(&typed.bytes).await.is_err() || typed.ends)
-                {
-                    stdin = None;
-                }
+        match (heard, &mut keyboard) {
+            (Heard::Bytes(STDIN, bytes), None) => input.pass_on(&bytes).await,
+            (Heard::Bytes(STDIN, keys), Some(keyboard)) => {
+                let typed = keyboard.press(&keys);
+                input.typed(&typed);
                 if typed.interrupts {
                     return Left::Interrupted;
                 }
             }
-            Heard::End(STDIN) => stdin = None,
-            Heard::Bytes(RESIZE, bytes) => {
-                // A Wasm program has no window whose size could change: nobody listens then.
+            (Heard::End(STDIN), _) => input.pipe = None,
+            (Heard::Bytes(RESIZE, bytes), _) => {
+                // A Wasm program hears of it once, when it starts: nobody listens then.
                 if let Some(now) = parse_size(&bytes) {
                     size.send_replace(now);
                 }
             }
-            Heard::Bytes(..) | Heard::End(_) => {}
+            (Heard::Bytes(..) | Heard::End(_), _) => {}
         }
     }
     Left::Gone
@@ -358,28 +380,6 @@ fn parse_size(bytes: &[u8]) -> Option<TerminalSize> {
     let value: Value = serde_json::from_slice(bytes).ok()?;
     let of = |name: &str| value.get(name)?.as_u64()?.try_into().ok();
     Some(TerminalSize { columns: of("Width")?, rows: of("Height")? })
-}
-
-/// What a terminal makes of keys.
-struct Typed {
-    bytes: Bytes,
-    ends: bool,
-    interrupts: bool,
-}
-
-fn typed(bytes: &[u8], tty: bool) -> Typed {
-    const CTRL_C: u8 = 3;
-    const CTRL_D: u8 = 4;
-    if !tty {
-        return Typed { bytes: Bytes::copy_from_slice(bytes), ends: false, interrupts: false };
-    }
-    let stop = bytes.iter().position(|byte| matches!(*byte, CTRL_C | CTRL_D));
-    let (before, key) = match stop {
-        Some(at) => (bytes.get(..at).unwrap_or_default(), bytes.get(at).copied()),
-        None => (bytes, None),
-    };
-    let lines = before.iter().map(|byte| if *byte == b'\r' { b'\n' } else { *byte });
-    Typed { bytes: lines.collect(), ends: key == Some(CTRL_D), interrupts: key == Some(CTRL_C) }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod exec;
 mod forward;
 mod opened;
 pub mod spdy;
+mod terminal;
 mod transport;
 mod tunnel;
 

@@ -18,7 +18,7 @@ use http_body_util::BodyExt;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::net::UnixStream;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::super::wasm::{Compiled, WasmConfig, WasmRuntime};
 use super::super::{
@@ -230,7 +230,7 @@ impl Host {
             grants: begin.grants,
             instances: begin.instances,
             run: 0,
-            linux: LinuxContainer::default(),
+            linux: LinuxContainer { tty: begin.terminal, ..LinuxContainer::default() },
             target: None,
         };
         sandbox.start(&spec).await
@@ -246,15 +246,16 @@ impl Host {
     }
 
     fn exec(&self, request: Request<HttpBody>) -> Answer {
-        let Exec { life, args, program_names } = about(request.headers())?;
+        let Exec { life, args, program_names, terminal } = about(request.headers())?;
         let container = self.lives.get(&life).map(|container| container.clone());
         let container = container.ok_or("the container has ended")?;
         let (tell, body) = frames::outgoing();
         let pipe = || tokio::io::duplex(PIPE_BYTES);
         let ((stdin, input), (stdout, out), (stderr, err)) = (pipe(), pipe(), pipe());
         tokio::spawn(pour(Incoming::new(request.into_body()), input));
-        let streams =
-            ExecStreams { stdin: Box::new(stdin), stdout: Box::new(stdout), stderr: Box::new(stderr), terminal: None };
+        let terminal = terminal.map(|size| watch::channel(size).1);
+        let (stdin, stdout, stderr) = (Box::new(stdin), Box::new(stdout), Box::new(stderr));
+        let streams = ExecStreams { stdin, stdout, stderr, terminal };
         tokio::spawn(async move {
             let work = async {
                 let run = container.exec(ExecCommand { args, program_names }, streams);

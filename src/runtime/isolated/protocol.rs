@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::super::wasm::Form;
-use super::super::{Exit, Grants, InstancePolicy, Mount, RunState, SandboxSpec, StartError, Usage};
+use super::super::{Exit, Grants, InstancePolicy, Mount, RunState, SandboxSpec, StartError, TerminalSize, Usage};
 use crate::wire::{Named, Transport};
 
 /// The worker's paths: what a node asks of it.
@@ -75,6 +75,8 @@ pub struct Begin {
     pub cpu_request_millis: Option<u64>,
     /// Whether input follows.
     pub input: bool,
+    /// Whether its streams are a terminal.
+    pub terminal: bool,
     pub grants: Grants,
     pub instances: InstancePolicy,
 }
@@ -160,6 +162,8 @@ pub struct Exec {
     pub life: LifeId,
     pub args: Vec<String>,
     pub program_names: Vec<String>,
+    /// Of the terminal, if there is one.
+    pub terminal: Option<TerminalSize>,
 }
 
 /// How it ended; the error says why nothing was run.

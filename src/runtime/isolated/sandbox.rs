@@ -92,6 +92,7 @@ impl Sandbox for IsolatedSandbox {
             cpu_limit_millis: spec.cpu_limit_millis,
             cpu_request_millis: spec.cpu_request_millis,
             input: input.is_some(),
+            terminal: spec.linux.tty,
             grants: spec.grants.clone(),
             instances: spec.instances,
         };
@@ -233,9 +234,10 @@ impl Container for IsolatedContainer {
         *self.0.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn exec(&self, command: ExecCommand, streams: ExecStreams) -> Result<ExecEnd, String> {
+    async fn exec(&self, command: ExecCommand, mut streams: ExecStreams) -> Result<ExecEnd, String> {
         let ExecCommand { args, program_names } = command;
-        let about = Exec { life: self.0.life, args, program_names };
+        let terminal = streams.terminal_size().await;
+        let about = Exec { life: self.0.life, args, program_names, terminal };
         let (input, body) = frames::outgoing();
         let gone = || async { format!("the container's worker process {}", self.0.worker.ended().await.how) };
         let response = match self.0.worker.link.ask(exchange(worker::EXEC, &about, body)).await {

@@ -19,6 +19,7 @@ use super::cpu::thread_time;
 use super::guest::{Io, Surroundings};
 use super::instance::slot_now;
 use super::life::{KILLED_EXIT_CODE, Life};
+use super::output::OnTerminal;
 use super::run::Guarded;
 
 /// Bytes of output that a guest may be ahead of its reader, beside what the reader's own pipe holds.
@@ -30,11 +31,13 @@ pub async fn run(
     surroundings: &Surroundings,
     program: Option<&Script>,
     command: ExecCommand,
-    streams: ExecStreams,
+    mut streams: ExecStreams,
 ) -> Result<ExecEnd, String> {
     let Some(name) = command.args.first().cloned() else { return Err("no command was given".to_owned()) };
     let own = command.program_names.iter().any(|own| own == base_name(&name));
     let work = async {
+        let on_terminal = streams.terminal_size().await.map(|size| surroundings.on_terminal(size));
+        let surroundings = on_terminal.as_ref().unwrap_or(surroundings);
         match program {
             Some(program) if own => run_program(life, surroundings, program, command.args, streams).await,
             _ if toolbox::has(&name) => run_tool(life, surroundings, command.args, streams).await,
@@ -87,8 +90,12 @@ fn connect(streams: ExecStreams) -> (Vec<Box<dyn OutputStream>>, impl FnOnce(&mu
     let stdout = AsyncStdoutStream::new(OUTPUT_BUDGET, streams.stdout);
     let stderr = AsyncStdoutStream::new(OUTPUT_BUDGET, streams.stderr);
     let drains = vec![stdout.p2_stream(), stderr.p2_stream()];
+    let stdin = AsyncStdinStream::new(streams.stdin);
     let connect = move |builder: &mut WasiCtxBuilder| {
-        builder.stdin(AsyncStdinStream::new(streams.stdin)).stdout(stdout).stderr(stderr);
+        match streams.terminal {
+            Some(_) => builder.stdin(OnTerminal(stdin)).stdout(OnTerminal(stdout)).stderr(OnTerminal(stderr)),
+            None => builder.stdin(stdin).stdout(stdout).stderr(stderr),
+        };
     };
     (drains, connect)
 }

@@ -22,13 +22,15 @@ use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::super::toolbox::Sight;
-use super::super::{ContainerSpec, DeferredMounts, Mount, Output, SandboxSpec, StartError, Stream, mounted};
+use super::super::{
+    ContainerSpec, DeferredMounts, Mount, Output, SandboxSpec, StartError, Stream, TerminalSize, mounted,
+};
 use super::blobstore::BlobStore;
 use super::engine::Calls;
 use super::keyvalue::KeyValueStore;
 use super::limits::{Account, Limiter};
 use super::outbound::Hooks;
-use super::output::Lines;
+use super::output::{Lines, OnTerminal};
 use super::sockets::{PodNetwork, Sockets};
 use super::wagi::Captured;
 use crate::wire::{Caller, Outbound};
@@ -81,6 +83,8 @@ pub struct Surroundings {
     caller: Arc<Caller>,
     outbound: Arc<dyn Outbound>,
     calls: Calls,
+    /// Its streams are a terminal.
+    terminal: bool,
     pub memory: Arc<Account>,
     pub pod_memory: Arc<Account>,
 }
@@ -104,7 +108,7 @@ impl Surroundings {
         let network = PodNetwork::new(caller.clone(), pod.outbound.clone());
         network.guard(&mut template);
         let mut template = template.build();
-        Ok(Self {
+        let surroundings = Self {
             args: spec.args.clone(),
             env: spec.env.clone(),
             mounts: spec.mounts.clone(),
@@ -117,14 +121,32 @@ impl Surroundings {
             caller,
             outbound: pod.outbound.clone(),
             calls,
+            terminal: spec.linux.tty,
             memory,
             pod_memory,
-        })
+        };
+        Ok(if spec.linux.tty { surroundings.on_terminal(TerminalSize::default()) } else { surroundings })
     }
 
     /// The same surroundings for another command.
     pub fn with_args(&self, args: Vec<String>) -> Self {
         Self { args, ..self.clone() }
+    }
+
+    /// The same on a terminal of its own, as the variables tell that programs look at.
+    pub fn on_terminal(&self, size: TerminalSize) -> Self {
+        let mut env = self.env.clone();
+        let mut set = |name: &str, value: String| {
+            if !env.iter().any(|(known, _)| known == name) {
+                env.push((name.to_owned(), value));
+            }
+        };
+        set("TERM", "xterm".to_owned());
+        if size != TerminalSize::default() {
+            set("COLUMNS", size.columns.to_string());
+            set("LINES", size.rows.to_string());
+        }
+        Self { env, ..self.clone() }
     }
 
     /// Returns when all mounts are there.
@@ -156,7 +178,7 @@ impl Surroundings {
     }
 
     fn lines(&self, stream: Stream) -> Lines {
-        Lines::new(self.output.clone(), stream)
+        Lines::new(self.output.clone(), stream, self.terminal)
     }
 
     /// Writes to the container's log, whole lines at a time.
@@ -210,7 +232,11 @@ impl Surroundings {
             Io::Log => {}
             Io::Container => {
                 if let Some(input) = self.output.input() {
-                    builder.stdin(AsyncStdinStream::new(input));
+                    let input = AsyncStdinStream::new(input);
+                    match self.terminal {
+                        true => builder.stdin(OnTerminal(input)),
+                        false => builder.stdin(input),
+                    };
                 }
             }
             Io::Call(call) => {

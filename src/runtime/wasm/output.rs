@@ -2,7 +2,7 @@
 //!
 //! Each instance has a buffer a stream, so that the lines of two instances of a container never mix.
 //! A line longer than [`MAX_LINE_BYTES`] is passed on in pieces: the buffer is bounded whatever a guest
-//! writes. What is left without a line's end is passed on when the instance ends.
+//! writes. What is left without a line's end is passed on when the instance ends; of a terminal, at once.
 
 use std::io;
 use std::pin::Pin;
@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use tokio::io::AsyncWrite;
-use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use tokio::io::{AsyncRead, AsyncWrite};
+use wasmtime_wasi::cli::{IsTerminal, StdinStream, StdoutStream};
+use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamResult};
 
 use super::super::{Output, Stream};
 
@@ -23,15 +23,23 @@ const WRITE_PERMIT: usize = 64 << 10;
 
 /// One of an instance's two output streams.
 #[derive(Clone)]
-pub struct Lines(Arc<Mutex<LineBuffer>>);
+pub struct Lines {
+    buffer: Arc<Mutex<LineBuffer>>,
+    terminal: bool,
+}
 
 impl Lines {
-    pub fn new(output: Arc<dyn Output>, stream: Stream) -> Self {
-        Self(Arc::new(Mutex::new(LineBuffer { output, stream, pending: Vec::new() })))
+    /// Of a `terminal` somebody sees also what is no whole line yet.
+    pub fn new(output: Arc<dyn Output>, stream: Stream, terminal: bool) -> Self {
+        Self { buffer: Arc::new(Mutex::new(LineBuffer { output, stream, pending: Vec::new() })), terminal }
     }
 
     fn push(&self, bytes: &[u8]) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        buffer.push(bytes);
+        if self.terminal {
+            buffer.flush();
+        }
     }
 }
 
@@ -80,7 +88,36 @@ impl Drop for LineBuffer {
 
 impl IsTerminal for Lines {
     fn is_terminal(&self) -> bool {
-        false
+        self.terminal
+    }
+}
+
+/// A stream of a terminal's.
+pub struct OnTerminal<S>(pub S);
+
+impl<S> IsTerminal for OnTerminal<S> {
+    fn is_terminal(&self) -> bool {
+        true
+    }
+}
+
+impl<S: StdinStream> StdinStream for OnTerminal<S> {
+    fn async_stream(&self) -> Box<dyn AsyncRead + Send + Sync> {
+        self.0.async_stream()
+    }
+
+    fn p2_stream(&self) -> Box<dyn InputStream> {
+        self.0.p2_stream()
+    }
+}
+
+impl<S: StdoutStream> StdoutStream for OnTerminal<S> {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        self.0.async_stream()
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        self.0.p2_stream()
     }
 }
 
@@ -144,7 +181,7 @@ mod tests {
 
     fn written(chunks: &[&str]) -> Vec<String> {
         let recorder = Arc::new(Recorder::default());
-        let lines = Lines::new(recorder.clone(), Stream::Stdout);
+        let lines = Lines::new(recorder.clone(), Stream::Stdout, false);
         for chunk in chunks {
             lines.push(chunk.as_bytes());
         }

@@ -16,11 +16,6 @@ fn the_end_says_what_clients_look_for() {
 fn a_terminal_translates_lines_and_keys() {
     assert_eq!(shown(b"a\nb", true), Bytes::from_static(b"a\r\nb"));
     assert_eq!(shown(b"a\nb", false), Bytes::from_static(b"a\nb"));
-    let plain = typed(b"a\r\x03", false);
-    assert!(plain.bytes == Bytes::from_static(b"a\r\x03") && !plain.interrupts);
-    let keys = typed(b"a\r\x04b", true);
-    assert!(keys.bytes == Bytes::from_static(b"a\n") && keys.ends && !keys.interrupts);
-    assert!(typed(b"\x03", true).interrupts);
     let size = parse_size(br#"{"Width":80,"Height":24}"#);
     assert_eq!(size, Some(TerminalSize { columns: 80, rows: 24 }));
     assert_eq!(parse_size(b"wide"), None);
