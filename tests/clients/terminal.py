@@ -2,7 +2,8 @@
 
     terminal.py COLUMNSxROWS [SHOWN KEYS]... -- COMMAND [ARGUMENT]...
 
-KEYS may have escapes as in Python's strings. It ends as the command does, or with 99 if something is not shown.
+KEYS may have escapes as in Python's strings. Nothing is typed before the command has turned off the terminal's own
+line mode. It ends as the command does, or with 99 if something is not shown.
 """
 
 import fcntl
@@ -42,6 +43,8 @@ def main():
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     os.write(go, b"x")
     shown, seen, deadline = bytearray(), 0, time.monotonic() + PATIENCE_S
+    while steps and termios.tcgetattr(terminal)[3] & termios.ICANON and time.monotonic() < deadline:
+        read(terminal, shown)
     for wanted, keys in zip(steps[::2], steps[1::2]):
         wanted = wanted.encode().decode("unicode_escape").encode()
         while wanted not in shown[seen:]:

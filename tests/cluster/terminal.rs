@@ -30,7 +30,7 @@ fn a_terminal_shows_keys_and_lets_lines_be_corrected() {
         let copy = ["exec", "-it", "tool", "--", "tool", "copy"];
         let (code, shown) = terminal(&["", "helpo\x7f\x7flo\r", "hello\r\n", "\x04"], &copy);
         assert_eq!(code, Some(0), "{shown}");
-        assert!(shown.ends_with("helpo\x08 \x08\x08 \x08lo\r\nhello\r\n"), "{shown:?}");
+        assert!(shown.contains("helpo\x08 \x08\x08 \x08lo\r\nhello\r\n"), "{shown:?}");
         let (code, shown) = terminal(&["", "one\r", "one\r\none\r\n", "two\x03"], &copy);
         assert!(code == Some(130) && shown.contains("^C"), "{code:?} {shown:?}");
         // A tool of the host's, and what it sees of the terminal.
