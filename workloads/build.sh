@@ -31,6 +31,7 @@ build echo wasm32-wasip2 1
 build faults wasm32-wasip2 1
 build visits wasm32-wasip2 1
 build relay wasm32-wasip2 1
+build herald wasm32-wasip2 1
 for part in album till catalogue duty; do build $part wasm32-wasip2 1; done
 build job wasm32-wasip2 1
 build worker wasm32-wasip1 1

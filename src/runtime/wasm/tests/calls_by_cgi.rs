@@ -52,6 +52,18 @@ async fn a_program_in_c_answers_calls() {
 }
 
 #[tokio::test]
+async fn a_program_of_wasi_3_answers_calls_too() {
+    let bench = Bench::prebuilt("herald").await.wagi();
+    let (container, http) = bench.start_http().await;
+    assert_eq!(text(http.call(get("/a?x=1")).await.unwrap()).await, "GET /a?x=1 for test\n");
+    let long = "shout ".repeat(50_000);
+    let answer = text(http.call(post("/b", long.clone())).await.unwrap()).await;
+    assert_eq!(answer, format!("POST /b? for test\n{}", long.to_uppercase()));
+    assert!(running(&container));
+    until("nothing is left of a call", || container.usage().instances == 0).await;
+}
+
+#[tokio::test]
 async fn a_program_that_fails_fails_its_call_alone() {
     let page = "Content-Type: text/plain\\n\\nhi";
     let cases = [

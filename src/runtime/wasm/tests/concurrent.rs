@@ -150,6 +150,27 @@ async fn sockets_of_wasi_3_are_the_pods() {
 }
 
 #[tokio::test]
+async fn a_program_of_wasi_3_is_a_server_on_sockets() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let bench = Bench::prebuilt("herald").await.args(&["herald", "listen", "0"]);
+    let container = bench.start().await;
+    until("it listens", || bench.output.text().contains('\n')).await;
+    let port: u16 = bench.output.text().trim().rsplit(' ').next().unwrap().parse().unwrap();
+    let connect = || tokio::net::TcpStream::connect(("127.64.0.9", port));
+    let (mut one, mut two) = (connect().await.unwrap(), connect().await.unwrap());
+    for (stream, line) in [(&mut two, b"second"), (&mut one, b"first!")] {
+        stream.write_all(line).await.unwrap();
+        let mut answer = [0; 6];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, line);
+    }
+    assert!(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err(), "it is the pod's, not the machine's");
+    container.stop(Duration::ZERO).await;
+    assert_eq!(exit_of(&container).await.code, 137);
+    until("nobody listens", || std::net::TcpStream::connect(("127.64.0.9", port)).is_err()).await;
+}
+
+#[tokio::test]
 async fn instances_of_wasi_3_are_reused_when_asked() {
     let mut bench = Bench::prebuilt("relay").await;
     bench.spec.instances.max_requests_per_instance = 10;
