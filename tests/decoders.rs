@@ -186,14 +186,14 @@ proptest! {
 
     #[test]
     fn frames(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..6), head in any::<bool>()) {
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::default();
         if head {
             // A stream that opens, without its headers.
             decoder.push(&[0x80, 3, 0, 1, 0, 0, 0, 10, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
         }
         for piece in pieces {
             decoder.push(&piece);
-            while let Ok(Some(_)) = decoder.next() {}
+            while let Ok(Some(_)) = decoder.frame() {}
         }
     }
 }

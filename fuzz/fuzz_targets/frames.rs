@@ -7,11 +7,11 @@ use coracle::node::spdy::{Decoder, Frame, SpdyError};
 use libfuzzer_sys::fuzz_target;
 
 fn read(pieces: &[&[u8]]) -> (Vec<Frame>, Option<SpdyError>) {
-    let (mut decoder, mut frames) = (Decoder::new(), Vec::new());
+    let (mut decoder, mut frames) = (Decoder::default(), Vec::new());
     for piece in pieces {
         decoder.push(piece);
         loop {
-            match decoder.next() {
+            match decoder.frame() {
                 Ok(Some(frame)) => frames.push(frame),
                 Ok(None) => break,
                 Err(error) => return (frames, Some(error)),

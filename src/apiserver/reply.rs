@@ -115,8 +115,7 @@ impl Look {
             "metadata": meta.to_value(), "items": items.map_err(ApiError::internal)?,
         });
         let mut list = self.view(kind).list(list);
-        // Items of a typed list do not repeat the list's type.
-        if list["kind"] == *list_kind {
+        if !names_items(kind) && list["kind"] == *list_kind {
             for item in list["items"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
                 item.remove("kind");
                 item.remove("apiVersion");
@@ -186,6 +185,11 @@ impl ListMeta {
     }
 }
 
+/// Items of a typed list do not repeat the list's type; those of a custom kind cannot be told from it.
+fn names_items(kind: &dyn Kind) -> bool {
+    kind.custom().is_some()
+}
+
 fn list_bytes(kind: &dyn Kind, items: &[Stored], owners: bool, meta: &ListMeta) -> Bytes {
     let info = kind.info();
     let total: usize = items.iter().map(|item| item.bytes.len() + 64).sum();
@@ -201,7 +205,7 @@ fn list_bytes(kind: &dyn Kind, items: &[Stored], owners: bool, meta: &ListMeta) 
         if i > 0 {
             out.put_u8(b',');
         }
-        encoding::splice(kind, &item.bytes, item.revision, Form { typed: false, owners }, &mut out);
+        encoding::splice(kind, &item.bytes, item.revision, Form { typed: names_items(kind), owners }, &mut out);
     }
     out.put_slice(b"]}");
     out.freeze()

@@ -157,7 +157,7 @@ impl Asking {
             })
             .collect();
         match (&self.stage, name, texts?.as_slice()) {
-            (Stage::Authorizer, "path", [path]) if path.is_empty() => Some(Err("path must not be empty".to_owned())),
+            (Stage::Authorizer, "path", [""]) => Some(Err("path must not be empty".to_owned())),
             (Stage::Authorizer, "path", [path]) => {
                 self.with(Stage::Path, |question| question.path = (*path).to_owned())
             }
@@ -168,9 +168,7 @@ impl Asking {
                 let account = Some(((*namespace).to_owned(), (*name).to_owned()));
                 Some(Ok(Self { account, ..self.clone() }.into_value()))
             }
-            (Stage::Group, "resource", [resource]) if resource.is_empty() => {
-                Some(Err("resource must not be empty".to_owned()))
-            }
+            (Stage::Group, "resource", [""]) => Some(Err("resource must not be empty".to_owned())),
             (Stage::Group, "resource", [resource]) => {
                 self.with(Stage::Resource, |question| question.resource = (*resource).to_owned())
             }
@@ -244,7 +242,10 @@ mod tests {
                 true,
             ),
             (format!("{pods}.namespace('else').check('create').allowed()"), false),
-            (format!("authorizer.serviceAccount('shop', 'robot').group('').resource('x').check('y').allowed()"), true),
+            (
+                "authorizer.serviceAccount('shop', 'robot').group('').resource('x').check('y').allowed()".to_owned(),
+                true,
+            ),
             ("authorizer.requestResource.check('create').allowed()".to_owned(), true),
             ("authorizer.requestResource.check('delete').errored()".to_owned(), false),
             ("authorizer.path('/metrics').check('get').reason() == 'by rule'".to_owned(), true),

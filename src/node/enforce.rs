@@ -240,8 +240,11 @@ impl Confined {
     }
 }
 
+/// Labels, whether it is over, addresses.
+type Seen<'a> = (Option<&'a BTreeMap<String, String>>, bool, Vec<IpAddr>);
+
 /// What policies see of a pod.
-fn matters(pod: Option<&Pod>) -> Option<(Option<&BTreeMap<String, String>>, bool, Vec<IpAddr>)> {
+fn matters(pod: Option<&Pod>) -> Option<Seen<'_>> {
     pod.map(|pod| (pod.metadata.labels.as_ref(), is_over(pod), ips_of(pod)))
 }
 

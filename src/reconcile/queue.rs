@@ -128,7 +128,8 @@ impl<T: Hash + Eq + Clone> Queue<T> {
     /// What it has done so far, and how it stands now.
     pub(super) fn figures(&self) -> (Figures, Moment) {
         let state = self.lock();
-        let running = state.running.values().map(Instant::elapsed);
+        let now = Instant::now();
+        let running = state.running.values().map(|since| now.saturating_duration_since(*since));
         let moment = Moment {
             depth: state.ready.len(),
             unfinished: running.clone().sum(),

@@ -225,7 +225,7 @@ fn protected_groups_tell_of_their_approval_and_nested_fields_are_strict() {
         k.eventually_says(&status, &["True"]);
         k.eventually_says(&message, &["approved in https://github.com"]);
         let gull =
-            |spec: &str| format!("{{apiVersion: sea.k8s.io/v1, kind: Gull, metadata: {{name: jo}}, spec: {spec}}}");
+            |spec: &str| format!("apiVersion: sea.k8s.io/v1\nkind: Gull\nmetadata: {{name: jo}}\nspec: {spec}\n");
         apply(&gull("{nests: [{eggs: 1}, {eggs: 2, twigs: 3}]}"), &["unknown field \"spec.nests[1].twigs\""]);
         apply(&gull("{homes: {a: {sea: far}}}"), &["unknown field \"spec.homes.a.sea\""]);
         apply(&gull("{nests: [{eggs: 1}], homes: {a: {cliff: high}}}"), &["gull.sea.k8s.io/jo created"]);

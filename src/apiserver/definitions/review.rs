@@ -218,7 +218,8 @@ mod tests {
 
     #[test]
     fn an_answer_that_is_not_one_to_the_question_is_refused_in_upstreams_words() {
-        let cases: &[(&dyn Fn(&mut Value), &str)] = &[
+        type Case<'a> = (&'a dyn Fn(&mut Value), &'a str);
+        let cases: &[Case] = &[
             (
                 &|a| a["kind"] = json!("Status"),
                 "failed: expected webhook response of apiextensions.k8s.io/v1, Kind=ConversionReview, got apiextensions.k8s.io/v1, Kind=Status",

@@ -17,9 +17,12 @@ use crate::store::{Change, Watch};
 /// More than that are begun anew with. A tally costs some hundred bytes an object.
 const MAX_TALLIES: usize = 4096;
 
-/// The tallies of all namespaces that have quotas.
+/// One that is being made, or is there.
+type Place = Arc<Mutex<Option<Tally>>>;
+
+/// The tallies of all namespaces that have quotas, by what they count and of what scope.
 #[derive(Default)]
-pub(super) struct Tallies(Mutex<HashMap<(String, String), Arc<Mutex<Option<Tally>>>>>);
+pub(super) struct Tallies(Mutex<HashMap<(String, String), Place>>);
 
 /// What is used, of objects that are in the scope of one quota or of several that say the same.
 struct Tally {

@@ -97,7 +97,10 @@ impl Kept {
 /// Objects that are seldom written and that many requests are held against: namespaces, accounts, classes. Each
 /// is decoded once a version, however many pods are created.
 #[derive(Default)]
-pub struct Lasting(Mutex<HashMap<Arc<str>, (u64, Arc<Value>)>>);
+pub struct Lasting(Mutex<HashMap<Arc<str>, Version>>);
+
+/// An object as it is at a revision.
+type Version = (u64, Arc<Value>);
 
 /// More than that are begun anew with; at some KiB each.
 const LASTING: usize = 2048;

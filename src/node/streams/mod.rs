@@ -144,6 +144,7 @@ struct Agreed {
     accept: Option<HeaderValue>,
 }
 
+#[allow(clippy::result_large_err, reason = "the error is an answer, made once a session")]
 fn agree(headers: &HeaderMap, protocols: &Protocols) -> Result<Agreed, Response> {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or_default();
     let refuse = |why: String| (StatusCode::BAD_REQUEST, why).into_response();
@@ -161,6 +162,7 @@ fn agree(headers: &HeaderMap, protocols: &Protocols) -> Result<Agreed, Response>
     Ok(Agreed { protocol, accept: Some(accept) })
 }
 
+#[allow(clippy::result_large_err, reason = "the error is an answer, made once a session")]
 fn agree_to_spdy(headers: &HeaderMap, protocols: &[&'static str]) -> Result<Agreed, Response> {
     let offers = offers(headers, &STREAM_PROTOCOL);
     let oldest = protocols.last().filter(|_| offers.is_empty());

@@ -43,8 +43,8 @@ impl Opened {
     ) -> Option<Self> {
         let mut opened = Self {
             source,
-            decoder: Decoder::new(),
-            encoder: Encoder::new(),
+            decoder: Decoder::default(),
+            encoder: Encoder::default(),
             numbers: Numbers::default(),
             outgoing: outgoing.downgrade(),
             ready: VecDeque::new(),
@@ -85,7 +85,7 @@ impl Opened {
 
     async fn frame(&mut self, times: &Times) -> Option<Frame> {
         loop {
-            match self.decoder.next() {
+            match self.decoder.frame() {
                 Ok(Some(frame)) => return Some(frame),
                 Ok(None) => {}
                 Err(error) => {

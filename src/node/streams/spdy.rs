@@ -90,18 +90,20 @@ pub struct Decoder {
     inflate: Decompress,
 }
 
-impl Decoder {
-    pub fn new() -> Self {
+impl Default for Decoder {
+    fn default() -> Self {
         Self { pending: BytesMut::new(), inflate: Decompress::new(true) }
     }
+}
 
+impl Decoder {
     /// Takes in what has come. Frames are to be taken out before more comes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.pending.extend_from_slice(bytes);
     }
 
     /// The next whole frame, if it has come.
-    pub fn next(&mut self) -> Result<Option<Frame>, SpdyError> {
+    pub fn frame(&mut self) -> Result<Option<Frame>, SpdyError> {
         let Some(mut head) = self.pending.get(..HEAD) else { return Ok(None) };
         let (first, second) = (head.get_u32(), head.get_u32());
         let length = (second & 0x00ff_ffff) as usize;
@@ -215,14 +217,16 @@ pub struct Encoder {
     deflate: Compress,
 }
 
-impl Encoder {
-    pub fn new() -> Self {
+impl Default for Encoder {
+    fn default() -> Self {
         let mut deflate = Compress::new(Compression::default(), true);
         // It is refused only after something was compressed.
         let _ = deflate.set_dictionary(&DICTIONARY);
         Self { deflate }
     }
+}
 
+impl Encoder {
     /// Agrees to a stream, without headers.
     pub fn reply(&mut self, stream: u32) -> Bytes {
         let mut block = [0; 128];
@@ -303,14 +307,16 @@ pub mod tests {
     /// A client's frames.
     pub struct Client(Compress);
 
-    impl Client {
-        pub fn new() -> Self {
+    impl Default for Client {
+        fn default() -> Self {
             let mut deflate = Compress::new(Compression::best(), true);
             // RFC 1950's checksum of the draft's dictionary.
             assert_eq!(deflate.set_dictionary(&DICTIONARY).unwrap(), 0xe3c6_a7c2);
             Self(deflate)
         }
+    }
 
+    impl Client {
         fn block(&mut self, headers: &[(&str, &str)]) -> Vec<u8> {
             let mut block = BytesMut::new();
             block.put_u32(headers.len() as u32);
@@ -336,10 +342,10 @@ pub mod tests {
     }
 
     fn frames(bytes: &[u8]) -> Result<Vec<Frame>, SpdyError> {
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::default();
         decoder.push(bytes);
         let mut frames = Vec::new();
-        while let Some(frame) = decoder.next()? {
+        while let Some(frame) = decoder.frame()? {
             frames.push(frame);
         }
         Ok(frames)
@@ -347,7 +353,7 @@ pub mod tests {
 
     #[test]
     fn frames_come_out_as_they_went_in_however_they_are_cut() {
-        let mut client = Client::new();
+        let mut client = Client::default();
         let mut sent = BytesMut::new();
         sent.put(client.open(1, &[("streamType", "error"), ("port", "80"), ("requestID", "0")]));
         sent.put(data(1, true, b""));
@@ -375,19 +381,19 @@ pub mod tests {
             Frame::GoAway,
         ];
         assert_eq!(frames(&sent).unwrap(), wanted);
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::default();
         let mut one_by_one = Vec::new();
         for byte in &sent {
             decoder.push(&[*byte]);
-            one_by_one.extend(decoder.next().unwrap());
+            one_by_one.extend(decoder.frame().unwrap());
         }
         assert_eq!(one_by_one, wanted);
     }
 
     #[test]
     fn replies_are_read_with_the_same_dictionary() {
-        let mut encoder = Encoder::new();
-        let mut reader = Decoder::new();
+        let mut encoder = Encoder::default();
+        let mut reader = Decoder::default();
         for stream in [1, 3, 5] {
             let reply = encoder.reply(stream);
             assert_eq!(reader.headers(reply.get(HEAD + 4..).unwrap()), Ok(Vec::new()));
@@ -401,17 +407,17 @@ pub mod tests {
         long.put_u32(MAX_DATA as u32 + 1);
         assert_eq!(frames(&long), Err(SpdyError::TooLong(MAX_DATA + 1)));
         assert_eq!(frames(&data(0, false, b"")), Err(SpdyError::Stream));
-        assert_eq!(frames(&Client::new().open(2, &[])), Err(SpdyError::Stream));
+        assert_eq!(frames(&Client::default().open(2, &[])), Err(SpdyError::Stream));
         assert_eq!(frames(&[0x80, 2, 0, 1, 0, 0, 0, 0]), Err(SpdyError::Version(2)));
         assert_eq!(frames(&control(SYN_STREAM, &[0, 0, 0, 1])), Err(SpdyError::Short(SYN_STREAM)));
         let not_compressed = control(SYN_STREAM, &[0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4]);
         assert_eq!(frames(&not_compressed), Err(SpdyError::Headers));
         // Few bytes that expand to many.
-        let bomb = Client::new().open(1, &[("a", &"x".repeat(40_000))]);
+        let bomb = Client::default().open(1, &[("a", &"x".repeat(40_000))]);
         assert!(bomb.len() < 1000);
         assert_eq!(frames(&bomb), Err(SpdyError::Headers));
         let many: Vec<(&str, &str)> = (0..MAX_HEADERS + 1).map(|_| ("a", "b")).collect();
-        assert_eq!(frames(&Client::new().open(1, &many)), Err(SpdyError::Headers));
+        assert_eq!(frames(&Client::default().open(1, &many)), Err(SpdyError::Headers));
     }
 
     proptest! {
@@ -423,7 +429,7 @@ pub mod tests {
 
         #[test]
         fn a_changed_header_block_is_read_or_refused(at in 0_usize..60, with in any::<u8>()) {
-            let mut sent = Client::new().open(1, &[("streamType", "data"), ("port", "80")]).to_vec();
+            let mut sent = Client::default().open(1, &[("streamType", "data"), ("port", "80")]).to_vec();
             if let Some(byte) = sent.get_mut(HEAD + 10 + at) {
                 *byte = with;
             }

@@ -38,15 +38,15 @@ pub struct Streams {
 impl Streams {
     pub fn new(pod: Arc<Pod>, outgoing: mpsc::Sender<Bytes>) -> Self {
         let (halves, inputs, cuts) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { pod, outgoing, encoder: Encoder::new(), halves, inputs, cuts, connections: JoinSet::new() }
+        Self { pod, outgoing, encoder: Encoder::default(), halves, inputs, cuts, connections: JoinSet::new() }
     }
 
     pub async fn listen(mut self, mut source: Source, times: &Times) {
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::default();
         while let Some(bytes) = source.next(times).await {
             decoder.push(&bytes);
             loop {
-                match decoder.next() {
+                match decoder.frame() {
                     Ok(Some(Frame::GoAway)) => return,
                     Ok(Some(frame)) => {
                         times.note(matches!(frame, Frame::Data { .. }));

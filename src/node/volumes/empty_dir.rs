@@ -170,7 +170,7 @@ fn is_mount_point(dir: &Path) -> bool {
 }
 
 fn is_tmpfs(dir: &Path) -> bool {
-    rustix::fs::statfs(dir).is_ok_and(|facts| i64::from(facts.f_type) == TMPFS)
+    rustix::fs::statfs(dir).is_ok_and(|facts| facts.f_type == TMPFS)
 }
 
 #[cfg(test)]

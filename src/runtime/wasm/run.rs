@@ -28,7 +28,7 @@ use super::shares::Turn;
 use super::ticker::TICK;
 
 /// A poll that took this long was ended by the clock rather than by the guest; the clock is not exact.
-const FULL_TICK: Duration = TICK.checked_div(2).expect("two is not zero");
+pub const FULL_TICK: Duration = TICK.checked_div(2).expect("two is not zero");
 
 /// After so many polls in a row that took less, a guest that runs on for ever (a server made of sockets)
 /// comes back to the threads that serve.

@@ -34,11 +34,11 @@ fn a_client_opens_the_channels_that_the_request_promises() {
 /// streams have ended.
 async fn hear(client: &mut DuplexStream) -> (std::collections::BTreeMap<u32, String>, Vec<u32>) {
     let (mut said, mut ended) = (std::collections::BTreeMap::<u32, String>::new(), Vec::new());
-    let mut frames = spdy::Decoder::new();
+    let mut frames = spdy::Decoder::default();
     let mut buffer = vec![0; 4096];
     while let Ok(count @ 1..) = client.read(&mut buffer).await {
         frames.push(&buffer[..count]);
-        while let Some(frame) = frames.next().expect("frames") {
+        while let Some(frame) = frames.frame().expect("frames") {
             if let spdy::Frame::Data { stream, fin, bytes } = frame {
                 said.entry(stream).or_default().push_str(&String::from_utf8_lossy(&bytes));
                 ended.extend(fin.then_some(stream));
@@ -81,7 +81,7 @@ fn open(client: &mut spdy::tests::Client, streams: &[&str]) -> Vec<Bytes> {
 #[tokio::test]
 async fn a_client_of_spdy_has_a_stream_for_each_channel() {
     let wanted = Wanted { stdin: true, stdout: true, stderr: false, tty: true, raw: true };
-    let mut client = spdy::tests::Client::new();
+    let mut client = spdy::tests::Client::default();
     let mut send = open(&mut client, &["error", "stdin", "stdout", "resize"]);
     send.push(spdy::ping(1));
     send.push(spdy::data(7, false, br#"{"Width":80,"Height":24}"#));
@@ -100,7 +100,7 @@ async fn a_client_of_spdy_has_a_stream_for_each_channel() {
 async fn older_clients_are_told_the_end_in_words() {
     let wanted = Wanted { stdin: true, stdout: true, ..Wanted::default() };
     for protocol in PROTOCOLS.spdy.iter().skip(1) {
-        let mut send = open(&mut spdy::tests::Client::new(), &["error", "stdin", "stdout"]);
+        let mut send = open(&mut spdy::tests::Client::default(), &["error", "stdin", "stdout"]);
         send.push(spdy::data(3, true, b"all"));
         let (said, _) = session(protocol, wanted, send).await;
         let wanted = "1:command terminated with non-zero exit code: exit status 3";

@@ -27,10 +27,11 @@ use wasmtime::component::Accessor;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 use wasmtime_wasi_http::p3::bindings::Service;
 
+use super::super::cpu::thread_time;
 use super::super::guest::Guest;
 use super::super::handler::{Answer, Failure, Handler, answer};
 use super::super::life::Ticket;
-use super::super::run::Guarded;
+use super::super::run::{FULL_TICK, Guarded};
 use super::{Live, Outcome, RETRY_AFTER, Server, Settled, undelivered};
 use crate::wire::{BoxError, CallError, HttpBody};
 
@@ -161,7 +162,7 @@ impl Server {
             callers: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
-            waits: AtomicBool::new(true),
+            waits: AtomicBool::new(false),
             left: Notify::new(),
             failed: SetOnce::new(),
         });
@@ -279,10 +280,11 @@ async fn host(
         let work = store.run_concurrent(async |guest| attend(guest, service, server, &shared, calls).await);
         let mut work = pin!(work);
         poll_fn(|cx| {
+            let before = thread_time();
             let polled = work.as_mut().poll(cx);
-            if polled.is_pending() {
-                shared.waits.store(true, SeqCst);
-            }
+            // What the clock has interrupted computes on.
+            let waits = polled.is_pending() && thread_time().saturating_sub(before) < FULL_TICK;
+            shared.waits.store(waits, SeqCst);
             polled
         })
         .await

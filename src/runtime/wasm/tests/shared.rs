@@ -94,7 +94,7 @@ async fn a_call_that_computes_keeps_none_waiting_and_times_out_alone() {
         async move { http.call(get("/spin")).await.map(|response| response.status()) }
     });
     until("the loop runs", || container.usage().instances == 1).await;
-    // It may get a seat beside the loop, for the clock lets go of that now and then; what it computes is little.
+    // It gets no seat beside the loop, which would hold it up.
     assert_eq!(text(http.call(get("/")).await.unwrap()).await, "Hello from WASI 0.3 at pod-1\n");
     assert!(matches!(spinning.await.unwrap(), Err(CallError::Timeout(_))));
     until("the loop has gone", || container.usage().instances <= 1).await;
