@@ -139,7 +139,9 @@ fn a_webhook_converts_between_versions_and_may_be_away() {
             assert!(text.contains(wanted), "apply does not say {wanted:?}:\n{text}");
         };
         apply(&ferries(&hook), "created");
-        k.ok("wait --for=condition=Established crd/ferries.sea.example.com --timeout=60s");
+        let established =
+            "get crd ferries.sea.example.com -o jsonpath={.status.conditions[?(@.type==\"Established\")].status}";
+        k.eventually_says(established, &["True"]);
         k.ok("create namespace port");
         k.eventually_says("get ferries.v1.sea.example.com -n port", &["No resources found"]);
         apply(&ferry("v1", json!({"metres": 10}), "port"), "ferry.sea.example.com/one created");

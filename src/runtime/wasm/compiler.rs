@@ -200,7 +200,7 @@ pub fn compile_as_child(request: &CompileRequest<'_>) -> u8 {
     as_child(|| compile(request).map(|form| serde_json::to_string(&form).unwrap_or_default()))
 }
 
-/// The same of one that composes; `parts` are as [`Compiler::compose`] writes them.
+/// The same of one that composes; `parts` are as `Compiler::compose` writes them.
 pub fn compose_as_child(parts: &str, cache: &Path) -> u8 {
     as_child(|| {
         let unable = |why: &dyn std::fmt::Display| Failure::Child(format!("cannot compose: {why}"));

@@ -124,7 +124,11 @@ fn policies_hold_for_containers_on_their_bridge_and_through_the_node() {
     cluster.apply(&pod("late", &tries, json!({}), json!({})));
     eventually("it to have tried", PATIENCE, || {
         let log = cluster.kubectl(&["logs", "late"]);
-        if log.contains("tried") { Ok(assert!(!log.contains("reached"), "{log}")) } else { Err(log) }
+        if !log.contains("tried") {
+            return Err(log);
+        }
+        assert!(!log.contains("reached"), "{log}");
+        Ok(())
     });
     let of_web = |name: &str| engine.docker(&["ps", "-q", "--filter", &format!("name={name}_web_")]);
     engine.docker(&["kill", &of_web("coracle_POD"), &of_web("coracle_main")]);
