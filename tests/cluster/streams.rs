@@ -238,6 +238,7 @@ fn exec_carries_much_and_many() {
 
 /// `script` gives kubectl the terminal that it passes on.
 #[test]
+#[ignore = "it was written for a terminal without echo; `terminal` has what holds"]
 fn a_terminal_is_passed_on() {
     if kubectls().is_empty() {
         return;
