@@ -68,10 +68,7 @@ pub fn run(args: Args) -> Result<()> {
     let options = resolve(args)?;
     block_on(cores(), async move {
         let stop = crate::app::stop_on_signal()?;
-        let mut called = None;
-        if supervised {
-            called = Some(crate::app::stop_with_supervisor(stop.clone())).filter(|_| standby);
-        }
+        let called = supervised.then(|| crate::app::stop_with_supervisor(stop.clone())).filter(|_| standby);
         serve(options, called, stop).await
     })
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
 use super::worker::{News, Worker};
+use crate::kinds::placement::is_over;
 use crate::reconcile::{Change, ObjectKey, Shared};
 
 /// The workers of a node.
@@ -172,9 +173,4 @@ impl Agent {
 pub fn ran_before(pod: &Pod) -> bool {
     let has_address = pod.status.as_ref().is_some_and(|status| status.pod_ip.is_some());
     has_address && !is_over(pod) && pod.metadata.deletion_timestamp.is_none()
-}
-
-fn is_over(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
 }

@@ -21,6 +21,7 @@ use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::routes::{GATHER, prompt};
+use crate::kinds::placement::is_over;
 use crate::network::{Network, PlacedPod, Policies, PolicyObjects};
 use crate::reconcile::{Cluster, Shared};
 use crate::runtime::Sandbox;
@@ -246,11 +247,6 @@ type Seen<'a> = (Option<&'a BTreeMap<String, String>>, bool, Vec<IpAddr>);
 /// What policies see of a pod.
 fn matters(pod: Option<&Pod>) -> Option<Seen<'_>> {
     pod.map(|pod| (pod.metadata.labels.as_ref(), is_over(pod), ips_of(pod)))
-}
-
-fn is_over(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 fn is_of_the_machine(pod: &Pod) -> bool {

@@ -63,14 +63,21 @@ fn tell(context: &Context, shortage: &Shortage) {
     context.tell_of_node(EventKind::Warning, "EvictionThresholdMet", &text);
 }
 
-/// Lets one pod go, if any holds something of what is short.
-async fn relieve(context: &Arc<Context>, pods: &Shared<Pod>, shortage: &Shortage) {
-    let present = pods.list().into_iter().filter_map(|pod| {
+/// Those of the pods that run here and have not been told to go.
+pub fn present<'a>(
+    context: &'a Context,
+    pods: impl IntoIterator<Item = Arc<Pod>> + 'a,
+) -> impl Iterator<Item = (Arc<Pod>, Arc<Entry>)> + 'a {
+    pods.into_iter().filter_map(|pod| {
         let entry = context.register.get(&ObjectKey::of(&*pod))?;
         let here = pod.metadata.uid.as_deref() == Some(entry.uid.as_str());
         (here && pod.metadata.deletion_timestamp.is_none() && !entry.is_evicted()).then_some((pod, entry))
-    });
-    let present: Vec<(Arc<Pod>, Arc<Entry>)> = present.collect();
+    })
+}
+
+/// Lets one pod go, if any holds something of what is short.
+async fn relieve(context: &Arc<Context>, pods: &Shared<Pod>, shortage: &Shortage) {
+    let present: Vec<(Arc<Pod>, Arc<Entry>)> = present(context, pods.list()).collect();
     let candidates = match shortage.signal {
         Signal::Memory => present.iter().map(|(pod, entry)| by_memory(pod, entry)).collect(),
         Signal::Disk | Signal::Inodes => {

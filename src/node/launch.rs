@@ -66,13 +66,14 @@ pub async fn prepare(
     let isolation = isolation::of(pod).map_err(sandbox_failed)?;
     let sandbox = runtime.sandbox(sandbox_spec(context, pod, ip, isolation)).await;
     let sandbox = sandbox.map_err(|error| sandbox_failed(format!("Failed to create pod sandbox: {error}")))?;
-    if runtime.nature().own_network {
+    let host_ports = if runtime.nature().own_network {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let confined = context.enforcer.confine(&context.network, uid, &sandbox).await;
         confined.map_err(|why| sandbox_failed(format!("Failed to create pod sandbox: {why}")))?;
-    }
-    let own_network = runtime.nature().own_network;
-    let host_ports = if own_network { Vec::new() } else { publish(context, pod, ip).map_err(sandbox_failed)? };
+        Vec::new()
+    } else {
+        publish(context, pod, ip).map_err(sandbox_failed)?
+    };
     Ok((Surroundings { ip, runtime, sandbox, volumes: Arc::new(volumes), _host_ports: host_ports }, sources))
 }
 

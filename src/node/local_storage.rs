@@ -11,11 +11,11 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::context::{Context, Entry};
-use super::evict::Found;
+use super::evict::{Found, present};
 use super::fields::{Asks as _, limit_units};
 use super::pod::Eviction;
 use super::volumes::empty_dir::size_limit;
-use crate::reconcile::{ObjectKey, Shared};
+use crate::reconcile::Shared;
 
 /// The kubelet's.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -29,14 +29,9 @@ pub async fn run(context: Arc<Context>, pods: Shared<core::Pod>, shutdown: Cance
             () = shutdown.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        for pod in pods.list() {
+        for (pod, entry) in present(&context, pods.list()) {
             let limits = Limits::of(&pod);
-            let entry = context.register.get(&ObjectKey::of(&*pod));
-            if !limits.are_none()
-                && pod.metadata.deletion_timestamp.is_none()
-                && let Some(entry) = entry.filter(|entry| pod.metadata.uid.as_deref() == Some(entry.uid.as_str()))
-                && !entry.is_evicted()
-            {
+            if !limits.are_none() {
                 look(&context, limits, entry).await;
             }
         }

@@ -83,6 +83,18 @@ pub enum Transport {
     Udp,
 }
 
+impl Transport {
+    /// Of a Kubernetes `protocol`, TCP where none is named. `None`: SCTP, which nothing here speaks, so that what
+    /// offers or allows it offers and allows nothing.
+    pub fn of_protocol(protocol: Option<&str>) -> Option<Self> {
+        match protocol {
+            None | Some("TCP") => Some(Self::Tcp),
+            Some("UDP") => Some(Self::Udp),
+            Some(_) => None,
+        }
+    }
+}
+
 /// What a name stands for to a guest that opens its own sockets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Named {

@@ -205,15 +205,6 @@ fn directions(spec: &NetworkPolicySpec) -> (bool, bool) {
     }
 }
 
-fn transport(protocol: Option<&str>) -> Option<Transport> {
-    match protocol {
-        None | Some("TCP") => Some(Transport::Tcp),
-        Some("UDP") => Some(Transport::Udp),
-        // SCTP: nothing here speaks it, so that what allows it allows nothing.
-        Some(_) => None,
-    }
-}
-
 fn ports_of(port: &NetworkPolicyPort) -> Option<Ports> {
     let which = match &port.port {
         None => Which::Every,
@@ -224,7 +215,7 @@ fn ports_of(port: &NetworkPolicyPort) -> Option<Ports> {
         }
         Some(IntOrString::String(name)) => Which::Named(name.as_str().into()),
     };
-    Some(Ports { transport: transport(port.protocol.as_deref())?, which })
+    Some(Ports { transport: Transport::of_protocol(port.protocol.as_deref())?, which })
 }
 
 fn named_ports_of(pod: &Pod) -> Arc<[NamedPort]> {
@@ -236,7 +227,7 @@ fn named_ports_of(pod: &Pod) -> Arc<[NamedPort]> {
     let named = ports.filter_map(|port| {
         Some(NamedPort {
             name: port.name.as_deref()?.into(),
-            transport: transport(port.protocol.as_deref())?,
+            transport: Transport::of_protocol(port.protocol.as_deref())?,
             number: u16::try_from(port.container_port).ok()?,
         })
     });

@@ -74,7 +74,8 @@ impl RouteTable {
         let outside = Choice::from_outside(spec, node);
         let mut ports = Vec::new();
         for port in spec.ports.iter().flatten() {
-            let (Ok(number), Some(transport)) = (u16::try_from(port.port), transport_of(port.protocol.as_deref()))
+            let (Ok(number), Some(transport)) =
+                (u16::try_from(port.port), Transport::of_protocol(port.protocol.as_deref()))
             else {
                 continue;
             };
@@ -259,21 +260,12 @@ fn address_of(endpoint: &KubeEndpoint) -> Option<IpAddr> {
     endpoint.addresses.first()?.parse().ok()
 }
 
-/// `None`: nothing here speaks it.
-fn transport_of(protocol: Option<&str>) -> Option<Transport> {
-    match protocol {
-        None | Some("TCP") => Some(Transport::Tcp),
-        Some("UDP") => Some(Transport::Udp),
-        Some(_) => None,
-    }
-}
-
 /// The number that `slice` gives to a Service's port: they are joined by name.
 fn endpoint_port(slice: &EndpointSlice, port: &KubePort) -> Option<u16> {
     let name = port.name.as_deref().unwrap_or_default();
     let same = |known: &&k8s_openapi::api::discovery::v1::EndpointPort| {
         known.name.as_deref().unwrap_or_default() == name
-            && transport_of(known.protocol.as_deref()) == transport_of(port.protocol.as_deref())
+            && Transport::of_protocol(known.protocol.as_deref()) == Transport::of_protocol(port.protocol.as_deref())
     };
     let known = slice.ports.iter().flatten().find(same)?;
     // No number means every port: then the Service's own word counts.
