@@ -57,7 +57,10 @@ pub async fn answer(
             let path = rest.join("/");
             openapi_document(headers, move || openapi::group_version(&custom, &path), JSON).await?
         }
-        ["openapi", "v2"] => openapi_document(headers, move || Some(openapi::v2(&custom)), JSON).await?,
+        ["openapi", "v2"] => match text_of(headers, header::ACCEPT).is_some_and(wants_swagger_protobuf) {
+            true => send_document(headers, move || Some(openapi::v2_protobuf(&custom)), SWAGGER_PROTOBUF).await?,
+            false => openapi_document(headers, move || Some(openapi::v2(&custom)), JSON).await?,
+        },
         _ => return Ok(None),
     };
     Ok(Some(response))
@@ -137,14 +140,33 @@ fn tagged(headers: &HeaderMap, body: Bytes, tag: &str, content_type: HeaderValue
     response
 }
 
-/// An OpenAPI document. Only JSON is served; a client that takes nothing but protobuf gets 406 and
-/// falls back.
+/// What client-go asks for, with the older mark before the version, and what it is told.
+const SWAGGER_PROTOBUF: HeaderValue =
+    HeaderValue::from_static("application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+
+/// Whether the first type that a client takes is version 2 as protobuf. A type with an `@` is no token of HTTP, which
+/// is why there are two names.
+fn wants_swagger_protobuf(accept: &str) -> bool {
+    let first = accept.split([',', ';']).next().unwrap_or_default().trim();
+    first.replace('@', ".").as_bytes() == SWAGGER_PROTOBUF.as_bytes()
+}
+
+/// An OpenAPI document in JSON. Version 3 is served in no other form: a client that takes nothing but protobuf gets
+/// 406 and falls back.
 async fn openapi_document(
     headers: &HeaderMap,
     find: impl FnOnce() -> Option<Document> + Send + 'static,
     content_type: HeaderValue,
 ) -> Result<Response, ApiError> {
     negotiate(text_of(headers, header::ACCEPT), Accept::default()).ok_or_else(not_acceptable)?;
+    send_document(headers, find, content_type).await
+}
+
+async fn send_document(
+    headers: &HeaderMap,
+    find: impl FnOnce() -> Option<Document> + Send + 'static,
+    content_type: HeaderValue,
+) -> Result<Response, ApiError> {
     // The first to ask has the documents built, which takes too long for a thread that serves others.
     let document = tokio::task::spawn_blocking(find).await.map_err(ApiError::internal)?;
     let document = document.ok_or_else(ApiError::no_path)?;

@@ -165,6 +165,27 @@ fn apply_diff_edit_and_rollout_work_as_ever() {
 }
 
 #[test]
+fn lists_are_validated_by_the_document_that_clients_read_as_protobuf() {
+    with_each(&[], |k| {
+        let list = |field: &str| {
+            let map = |name: &str| {
+                format!(
+                    r#"{{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {{"name": "{name}"}}, "{field}": {{"a": "b"}}}}"#
+                )
+            };
+            format!(r#"{{"apiVersion": "v1", "kind": "List", "items": [{}, {}]}}"#, map("one"), map("two"))
+        };
+        let apply = |text: &str, wanted: &[&str]| {
+            let said = both(&k.output("apply -f -", Some(text)));
+            wanted.iter().for_each(|word| assert!(said.contains(word), "apply does not say {word:?}:\n{said}"));
+        };
+        apply(&list("dota"), &["unknown field \"dota\" in io.k8s.api.core.v1.ConfigMap"]);
+        apply(&list("data"), &["configmap/one created", "configmap/two created"]);
+        k.says("explain pod.spec.containers --output=plaintext-openapiv2", &["livenessProbe", "<Object>"]);
+    });
+}
+
+#[test]
 fn logs_events_and_pods_of_commands() {
     with_each(&["manifests/worker.yaml"], |k| {
         k.ok("rollout status deploy/worker --timeout=60s");

@@ -4,8 +4,10 @@
 //! Everything is derived: the shapes, list types and merge keys from the field table
 //! ([`crate::kinds::schema`]), the descriptions from the typed structs' own schemas, the paths from the
 //! kinds. Version 3 has a document for each group version and an index with their hashes; version 2 is
-//! one document for all. They are built when somebody asks, and kept: no client needs one to start.
+//! one document for all, in JSON and as protobuf. They are built when somebody asks, and kept: no client needs one
+//! to start.
 
+mod gnostic;
 mod paths;
 mod schemas;
 
@@ -29,7 +31,10 @@ pub struct Document {
 
 impl Document {
     fn new(value: &Value) -> Self {
-        let body = value.to_string().into_bytes();
+        Self::of_bytes(value.to_string().into_bytes())
+    }
+
+    fn of_bytes(body: Vec<u8>) -> Self {
         Self { etag: etag(&body), body: body.into() }
     }
 
@@ -59,6 +64,7 @@ impl Dialect {
 pub struct Documents {
     index: OnceLock<Document>,
     v2: OnceLock<Document>,
+    v2_protobuf: OnceLock<Document>,
     /// By path; one of a built-in group's version that has custom kinds beside its own shows both.
     versions: OnceLock<BTreeMap<String, Document>>,
 }
@@ -86,17 +92,23 @@ pub fn group_version(custom: &Table, path: &str) -> Option<Document> {
 /// `/openapi/v2`.
 pub fn v2(custom: &Table) -> Document {
     let own = custom.documents.get_or_init(Documents::default);
-    let made = own.v2.get_or_init(|| {
-        let infos: Vec<&KindInfo> = KINDS.iter().map(|kind| kind.info()).chain(infos(custom.served())).collect();
-        let definitions = schemas::components(&infos, custom.served(), Dialect::V2);
-        Document::new(&json!({
-            "swagger": "2.0",
-            "info": {"title": "Kubernetes", "version": super::health::GIT_VERSION},
-            "paths": paths::of(&infos, Dialect::V2),
-            "definitions": definitions,
-        }))
-    });
-    made.clone()
+    own.v2.get_or_init(|| Document::new(&swagger(custom))).clone()
+}
+
+/// The same as protobuf.
+pub fn v2_protobuf(custom: &Table) -> Document {
+    let own = custom.documents.get_or_init(Documents::default);
+    own.v2_protobuf.get_or_init(|| Document::of_bytes(gnostic::encode(&swagger(custom)))).clone()
+}
+
+fn swagger(custom: &Table) -> Value {
+    let infos: Vec<&KindInfo> = KINDS.iter().map(|kind| kind.info()).chain(infos(custom.served())).collect();
+    json!({
+        "swagger": "2.0",
+        "info": {"title": "Kubernetes", "version": super::health::GIT_VERSION},
+        "paths": paths::of(&infos, Dialect::V2),
+        "definitions": schemas::components(&infos, custom.served(), Dialect::V2),
+    })
 }
 
 fn infos(served: &[Served]) -> impl Iterator<Item = &'static KindInfo> {
