@@ -7,13 +7,15 @@
 //!
 //! A call gets a seat in an instance that waits for something. While a guest computes it takes none: the call
 //! is sooner answered by another instance than behind that work. wasmtime cannot take a call back that it has
-//! put to a guest: an instance in which one has timed out gets no more, and goes when the others are done.
+//! put to a guest: an instance in which one has timed out gets no more, and goes when the others are done. One that
+//! only computes from then on lets nobody in it be done, and is ended from outside.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -55,7 +57,11 @@ pub struct Shared {
     closed: AtomicBool,
     /// The guest waits for something.
     waits: AtomicBool,
+    /// How often it has come to wait.
+    rests: AtomicUsize,
     left: Notify,
+    /// Somebody left: the last one, or one whose time was over.
+    overdue: Notify,
     /// Why it ended before its callers left.
     failed: SetOnce<String>,
 }
@@ -67,6 +73,7 @@ impl Drop for Seat {
     fn drop(&mut self) {
         if self.0.callers.fetch_sub(1, SeqCst) == 1 {
             self.0.left.notify_one();
+            self.0.overdue.notify_one();
         }
     }
 }
@@ -102,6 +109,7 @@ pub async fn call(
         Ok(Err(_)) => Err(CallError::Failed(seat.0.failed.wait().await.clone())),
         Err(_) => {
             seat.0.closed.store(true, SeqCst);
+            seat.0.overdue.notify_one();
             Err(CallError::Timeout(server.policy.request_timeout))
         }
     }
@@ -163,7 +171,9 @@ impl Server {
             running: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             waits: AtomicBool::new(false),
+            rests: AtomicUsize::new(0),
             left: Notify::new(),
+            overdue: Notify::new(),
             failed: SetOnce::new(),
         });
         // Nobody else has it yet, and its receiver is here.
@@ -199,6 +209,19 @@ impl Shared {
         }
     }
 
+    /// Ready when the guest has computed for `limit` on end after somebody left: its event loop does not turn
+    /// meanwhile, so that nothing inside it would end it.
+    async fn overrun(&self, limit: Duration) {
+        loop {
+            self.overdue.notified().await;
+            let rests = self.rests.load(SeqCst);
+            tokio::time::sleep(limit).await;
+            if !self.waits.load(SeqCst) && self.rests.load(SeqCst) == rests {
+                return;
+            }
+        }
+    }
+
     fn fail(&self, why: String) {
         self.closed.store(true, SeqCst);
         // The first reason is the one that counts.
@@ -222,7 +245,16 @@ async fn run(server: Arc<Server>, one: Arc<Shared>, source: Source, calls: mpsc:
             }
         }
     });
-    match (&mut guest).await {
+    let limit = server.policy.request_timeout;
+    let ended = tokio::select! {
+        biased;
+        ended = &mut guest => ended,
+        () = one.overrun(limit) => {
+            one.fail(format!("interrupted: a call in the same instance computed on for {limit:?} after its time"));
+            return;
+        }
+    };
+    match ended {
         Ok(Some(live)) => server.keep(live),
         Ok(None) => {}
         Err(halt) => {
@@ -285,6 +317,9 @@ async fn host(
             // What the clock has interrupted computes on.
             let waits = polled.is_pending() && thread_time().saturating_sub(before) < FULL_TICK;
             shared.waits.store(waits, SeqCst);
+            if waits {
+                shared.rests.fetch_add(1, SeqCst);
+            }
             polled
         })
         .await
