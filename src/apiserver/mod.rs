@@ -22,6 +22,7 @@ mod definitions;
 mod derived;
 pub mod discovery;
 mod documents;
+mod endpoints;
 mod expiry;
 mod fairness;
 pub mod health;
@@ -46,6 +47,7 @@ pub mod serve;
 pub mod status;
 pub mod table;
 pub mod target;
+mod through;
 mod verbs;
 pub mod webhook;
 
@@ -323,7 +325,8 @@ async fn answer(server: ApiServer, request: Request<Body>, said: Arc<Said>) -> R
     let (target, kind) = target::parse(&custom, &parts.method, path, query.bool("watch"))?;
     note(&server, &said, permit(&rights, &user, &target, query.get("fieldSelector")))?;
     let flow = server.registry.fairness.classify(&user, &target);
-    let call = verbs::Call { server, user, target, kind, query, headers: parts.headers, upgrade, said };
+    let sent = verbs::Sent { method: parts.method, uri: parts.uri };
+    let call = verbs::Call { server, user, target, kind, query, headers: parts.headers, sent, upgrade, said };
     let server = call.server.clone();
     let counted = server.metrics.begin(call.kind, &call.target);
     let mut response = in_turn(call, body, flow.as_ref()).await.unwrap_or_else(IntoResponse::into_response);

@@ -108,7 +108,8 @@ fn copy_handshake(from: &HeaderMap, to: &mut HeaderMap) {
     }
 }
 
-async fn tunnel(client: OnUpgrade, node: OnUpgrade) {
+/// Copies bytes both ways between two connections, once both have begun.
+pub async fn tunnel(client: OnUpgrade, node: OnUpgrade) {
     // Either may go away before it has begun.
     let Ok((client, node)) = tokio::try_join!(client, node) else { return };
     let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));

@@ -27,8 +27,6 @@ pub struct Target {
     pub namespace: String,
     pub name: String,
     pub path: String,
-    /// What follows `proxy/`.
-    pub proxied: String,
 }
 
 impl Target {
@@ -108,12 +106,9 @@ pub fn parse(
         }
         rest => (None, rest.to_vec()),
     };
-    let mut proxied = String::new();
     let (resource, name, subresource) = match rest.as_slice() {
-        [resource, name, "proxy", path @ ..] => {
-            proxied = path.join("/");
-            (*resource, *name, "proxy")
-        }
+        // What follows is not ours to understand.
+        [resource, name, "proxy", ..] => (*resource, *name, "proxy"),
         [resource] => (*resource, "", ""),
         [resource, name] => (*resource, *name, ""),
         [resource, name, subresource] => (*resource, *name, *subresource),
@@ -143,7 +138,6 @@ pub fn parse(
         namespace: namespace.unwrap_or_default().to_owned(),
         name: name.to_owned(),
         path: path.to_owned(),
-        proxied,
     };
     Ok((target, kind))
 }
@@ -178,6 +172,7 @@ fn subresource_verb(method: &Method, kind: &dyn Kind, name: &str) -> Result<&'st
     let facts = kind.info().subresources.iter().find(|sub| sub.name == name).ok_or_else(ApiError::no_resource)?;
     let verb = match *method {
         Method::GET => "get",
+        Method::HEAD if facts.is_proxy() => "get",
         Method::PUT => "update",
         Method::PATCH => "patch",
         Method::POST => "create",
@@ -220,6 +215,9 @@ mod tests {
             ("GET", "/api/v1/namespaces/a/configmaps/c/status", "404"),
             ("GET", "/api/v1/nodes/n/proxy/stats/summary", "get nodes//n/proxy"),
             ("POST", "/api/v1/nodes/n/proxy/run/a", "405"),
+            ("HEAD", "/api/v1/namespaces/a/pods/http:p:80/proxy/a//b", "get pods/a/http:p:80/proxy"),
+            ("DELETE", "/api/v1/namespaces/a/services/s:web/proxy", "delete services/a/s:web/proxy"),
+            ("HEAD", "/api/v1/namespaces/a/pods/p/log", "405"),
             ("GET", "/api/v1/namespaces/a/configmaps/c/proxy/x", "404"),
             ("GET", "/apis/metrics.k8s.io/v1beta1/nodes", "list nodes//"),
             ("GET", "/apis/metrics.k8s.io/v1beta1/namespaces/a/pods/p", "get pods/a/p"),

@@ -152,6 +152,9 @@ impl Subresource {
     }
 }
 
+/// What may be done through a pod or a service, whose own affair it is what a method does.
+pub const PROXY_VERBS: &[&str] = &["create", "delete", "get", "patch", "update"];
+
 /// An endpoint that writes one part of an object, as `pods/ephemeralcontainers` does.
 pub struct Part {
     pub subresource: &'static str,

@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 
 use super::field::{Errors, Field};
 use super::meta::{self, object_mut};
-use super::{ALL_VERBS, Column, Kind, KindInfo, Part, Subresource, column};
+use super::{ALL_VERBS, Column, Kind, KindInfo, PROXY_VERBS, Part, Subresource, column};
 
 /// Annotation with the ConfigMaps that `wasi:config` tells a pod of, separated by commas.
 pub const CONFIG_ANNOTATION: &str = "coracle.dev/config";
@@ -55,6 +55,7 @@ static INFO: KindInfo = KindInfo {
             kind: "PodPortForwardOptions",
             verbs: &["create", "get"],
         },
+        Subresource { name: "proxy", group: "", version: "", kind: "PodProxyOptions", verbs: PROXY_VERBS },
         Subresource::status("Pod"),
     ],
     schema: "io.k8s.api.core.v1.Pod",

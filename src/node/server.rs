@@ -111,6 +111,7 @@ fn router(api: NodeApi) -> Router {
         .route("/attach/{namespace}/{pod}/{container}", any(streams::attach))
         .route("/exec/{namespace}/{pod}/{container}", any(streams::exec))
         .route("/portForward/{namespace}/{pod}", any(streams::forward))
+        .route("/connect/{namespace}/{pod}/{port}", get(streams::connect))
         .with_state(api)
 }
 

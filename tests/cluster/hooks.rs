@@ -42,6 +42,11 @@ impl Hook {
         Self { port, bundle: base64::engine::general_purpose::STANDARD.encode(cert.pem()), away }
     }
 
+    /// Of 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The `clientConfig` that leads to a path of it.
     pub fn client_config(&self, path: &str) -> Value {
         json!({"url": format!("https://127.0.0.1:{}/{path}", self.port), "caBundle": self.bundle})
@@ -73,7 +78,10 @@ fn serve(stream: rustls::StreamOwned<rustls::ServerConnection, TcpStream>, answe
         }
         let mut body = vec![0; length];
         reader.read_exact(&mut body).expect("a body");
-        let review: Value = serde_json::from_slice(&body).expect("a review");
+        let review = match length {
+            0 => Value::Null,
+            _ => serde_json::from_slice(&body).expect("a review"),
+        };
         let text = answer(path.trim_start_matches('/'), review).to_string();
         let head =
             format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", text.len());

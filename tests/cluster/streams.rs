@@ -11,9 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, AttachParams};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{
-    Cluster, Options, PATIENCE, both, eventually, http, kubectls, missing, repository, run_with_input,
-};
+use crate::harness::{Cluster, Options, PATIENCE, both, eventually, http, kubectls, repository};
 
 /// A command of the first WASI: by its argument's first letter it waits (`s`), copies its input to its
 /// output (`c`), complains and fails with 3 (`x`), or says what it was called with.
@@ -236,36 +234,6 @@ fn exec_carries_much_and_many() {
     assert!(!code.success());
 }
 
-/// `script` gives kubectl the terminal that it passes on.
-#[test]
-#[ignore = "it was written for a terminal without echo; `terminal` has what holds"]
-fn a_terminal_is_passed_on() {
-    if kubectls().is_empty() {
-        return;
-    }
-    if Command::new("script").arg("--version").output().is_err() {
-        return missing("script");
-    }
-    let (cluster, _images) = with_pods();
-    let speakers = speakers();
-    for kubectl in &speakers.all {
-        let typed = |inside: &str, keys: &str| {
-            let (kubectl, kubeconfig) = (kubectl.display(), cluster.kubeconfig());
-            let line = format!("{kubectl} --kubeconfig {} exec -it tool -- {inside}", kubeconfig.display());
-            let mut command = Command::new("script");
-            command.args(["-qec", &line, "/dev/null"]);
-            parts(&run_with_input(command, Some(keys)))
-        };
-        let (code, said, _) = typed("cat /etc/settings/colour", "");
-        assert!(code == Some(0) && said.contains("blue\r\n"), "{code:?} {said:?}");
-        // Ctrl-D ends the input, and what the command comes to is told.
-        let (code, said, _) = typed("cat", "from a terminal\r\u{4}");
-        assert!(code == Some(0) && said.contains("from a terminal\r\n"), "{code:?} {said:?}");
-        let (code, said, _) = typed("tool x", "");
-        assert!(code == Some(3) && said.contains("oops\r\n"), "{code:?} {said:?}");
-    }
-}
-
 #[test]
 fn cp_copies_trees_both_ways() {
     if kubectls().is_empty() {
@@ -361,7 +329,7 @@ spec:
 }
 
 /// A kubectl that runs on, and what it says: it ends when that is read by nobody, or with the test.
-struct Running(Child, #[allow(dead_code)] BufReader<ChildStdout>);
+pub struct Running(pub Child, #[allow(dead_code)] pub BufReader<ChildStdout>);
 
 impl Drop for Running {
     fn drop(&mut self) {

@@ -28,6 +28,7 @@ use super::status::ApiError;
 use super::target::{Target, served};
 use crate::kinds::api_service::APIService;
 use pass::RemoteClient;
+pub use pass::{HOP_BY_HOP, trusting_anything};
 
 /// Other servers at a time; with more, clients are made anew.
 const MAX_CLIENTS: usize = 64;

@@ -42,7 +42,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_RESOURCES_BYTES: usize = 4 << 20;
 
 /// What concerns one connection only (RFC 9110, section 7.6.1), and what this server settles itself.
-const OWN_HEADERS: &[HeaderName] = &[
+pub const HOP_BY_HOP: &[HeaderName] = &[
     header::AUTHORIZATION,
     header::CONNECTION,
     header::HOST,
@@ -85,7 +85,7 @@ pub async fn pass(
         unreachable(cause)
     })?;
     let (mut head, body) = answer.into_parts();
-    for name in OWN_HEADERS {
+    for name in HOP_BY_HOP {
         head.headers.remove(name);
     }
     if !remote.target.is_resource() && head.status == StatusCode::OK {
@@ -112,7 +112,7 @@ fn headers(user: &User, sent: &HeaderMap) -> HeaderMap {
         })
         .cloned()
         .collect();
-    for name in claims.iter().chain(OWN_HEADERS) {
+    for name in claims.iter().chain(HOP_BY_HOP) {
         headers.remove(name);
     }
     let mut say = |name: &str, value: &str| {
@@ -180,7 +180,15 @@ async fn roots(bundle: &str) -> anyhow::Result<RootCertStore> {
     Ok(roots)
 }
 
-/// Takes any certificate, because the APIService says so.
+/// Of a client that takes whatever certificate it is shown.
+pub fn trusting_anything() -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Anything(provider)));
+    Ok(builder.with_no_client_auth())
+}
+
+/// Takes any certificate, because the APIService says so, or because it is a pod's.
 #[derive(Debug)]
 struct Anything(Arc<rustls::crypto::CryptoProvider>);
 

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, header};
+use http::{HeaderMap, Method, Uri, header};
 use hyper::upgrade::OnUpgrade;
 use serde_json::Value;
 
@@ -58,10 +58,17 @@ pub struct Call {
     pub kind: &'static dyn Kind,
     pub query: Query,
     pub headers: HeaderMap,
+    pub sent: Sent,
     /// The client's connection, if it asks for another protocol than HTTP.
     pub upgrade: Option<OnUpgrade>,
     /// What is said about the request on the way.
     pub said: Arc<Said>,
+}
+
+/// The request's first line, for those who pass it on.
+pub struct Sent {
+    pub method: Method,
+    pub uri: Uri,
 }
 
 impl Call {
@@ -233,7 +240,7 @@ async fn dispatch(mut call: Call, body: Body) -> Result<Response, ApiError> {
         ("create", "binding") => binding::bind(&call, body).await,
         ("update", "finalize") => finalize::finalize(&call, body).await,
         ("get", "log") => log::log(&call).await,
-        ("get", "proxy") => proxy::get(&call).await,
+        (_, "proxy") => proxy::proxy(call, body).await,
         ("get" | "create", "attach" | "exec" | "portforward") => stream::stream(call).await,
         ("get", "scale") => scale::get(&call).await,
         ("update", "scale") => scale::update(&call, body).await,

@@ -14,15 +14,21 @@ use crate::apiserver::status::ApiError;
 
 pub async fn stream(call: Call) -> Result<Response, ApiError> {
     let pod = call.server.registry.find(call.place()).ok_or_else(|| call.place().not_found())?;
-    review(&call).await?;
+    let kind = kind_of(&call);
+    review(&call, options(&call, kind)).await?;
     let what = relay_stream::Stream { name: &call.target.subresource, query: &call.query, headers: &call.headers };
     relay_stream::begin(&call.server, &pod, what, call.upgrade).await
 }
 
-/// Lets those refuse the connection who have a say in it: they see its options as an object.
-async fn review(call: &Call) -> Result<(), ApiError> {
+/// The kind of a connection's options.
+fn kind_of(call: &Call) -> &'static str {
     let subresource = call.kind.info().subresources.iter().find(|sub| sub.name == call.target.subresource);
-    let kind = subresource.map_or("PodExecOptions", |sub| sub.kind);
+    subresource.map_or("PodExecOptions", |sub| sub.kind)
+}
+
+/// Lets those refuse the connection who have a say in it: they see its options as an object.
+pub async fn review(call: &Call, options: Value) -> Result<(), ApiError> {
+    let kind = kind_of(call);
     // The type is only named: nothing is decoded as it.
     let schema = crate::kinds::schema::lookup(call.kind.info().schema);
     let schema = schema.ok_or_else(|| ApiError::internal("the type Pod is not known"))?;
@@ -31,7 +37,7 @@ async fn review(call: &Call) -> Result<(), ApiError> {
     let author = Author { owner: Owner::Unchanged, dry_run: false, asker: Some(asker) };
     let (registry, operation) = (&call.server.registry, Operation::Connect);
     let request = admission::Request { registry, place: call.place(), operation, old: None, author: &author };
-    admission::validate(&request, &options(call, kind)).await
+    admission::validate(&request, &options).await
 }
 
 /// The query as upstream's object has it.

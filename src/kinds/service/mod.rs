@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::common::{list, pairs, set_default, set_default_text, text};
 use super::field::Errors;
 use super::ingress::load_balancer_addresses;
-use super::{ALL_VERBS, Column, Kind, KindInfo, NameRule, Subresource, column, meta, time};
+use super::{ALL_VERBS, Column, Kind, KindInfo, NameRule, PROXY_VERBS, Subresource, column, meta, time};
 
 /// How long a client sticks to its endpoint unless the Service says otherwise: three hours.
 const AFFINITY_SECONDS: i64 = 10_800;
@@ -30,7 +30,10 @@ static INFO: KindInfo = KindInfo {
     categories: &["all"],
     namespaced: true,
     verbs: ALL_VERBS,
-    subresources: &[Subresource::status("Service")],
+    subresources: &[
+        Subresource { name: "proxy", group: "", version: "", kind: "ServiceProxyOptions", verbs: PROXY_VERBS },
+        Subresource::status("Service"),
+    ],
     schema: "io.k8s.api.core.v1.Service",
     storage: "services",
     storage_version_hash: "0/CO1lhkEBI=",

@@ -51,17 +51,12 @@ pub async fn forward(
     mut request: Request<Body>,
 ) -> Response {
     let key = ObjectKey::new(namespace.as_str(), pod.as_str());
-    let entry = api.context.register.get(&key);
-    let ip = api.pods.get(&key).and_then(|pod| pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok());
-    let (Some(ip), Some(entry)) = (ip, entry) else {
-        let text = format!("unable to upgrade connection: pod {pod:?} has no address on this node yet");
-        return (StatusCode::NOT_FOUND, text).into_response();
-    };
+    let Some(found) = Pod::find(&api, key) else { return Pod::unknown(&pod) };
     let ports = match ports(query.as_deref().unwrap_or_default()) {
         Ok(ports) => ports,
         Err(why) => return (StatusCode::BAD_REQUEST, why).into_response(),
     };
-    let pod = Arc::new(Pod { key, ip, entry, network: api.context.network.clone() });
+    let pod = Arc::new(found);
     api.sessions.begin(&mut request, &PROTOCOLS, move |connection, protocol| serve(connection, protocol, pod, ports))
 }
 
@@ -107,39 +102,72 @@ pub struct Pod {
     network: Arc<Network>,
 }
 
+/// Bytes both ways.
+pub trait Bytewise: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytewise for T {}
+
+/// A connection to a pod.
+pub struct Opened {
+    pub stream: Box<dyn Bytewise>,
+    /// What answers at the other end, if it is of this process: to be run beside the connection.
+    pub serving: Option<BoxFuture<'static, ()>>,
+}
+
 impl Pod {
+    /// `None` where it does not run here or has no address.
+    pub fn find(api: &NodeApi, key: ObjectKey) -> Option<Self> {
+        let entry = api.context.register.get(&key)?;
+        let ip = api.pods.get(&key)?.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
+        Some(Self { key, ip, entry, network: api.context.network.clone() })
+    }
+
+    /// What is said where there is none.
+    pub fn unknown(name: &str) -> Response {
+        let text = format!("unable to upgrade connection: pod {name:?} has no address on this node yet");
+        (StatusCode::NOT_FOUND, text).into_response()
+    }
+
     /// Carries one connection until both directions have ended. The error is for the client to show.
     pub async fn carry(&self, port: u16, input: DuplexStream, out: &Out) -> Result<(), String> {
-        let address = SocketAddr::new(self.ip, port);
-        let failed = |why: &dyn std::fmt::Display| {
+        let opened = self.open(port).await.map_err(|why| {
             format!("error forwarding port {port} to pod {}/{}: {why}", self.key.namespace, self.key.name)
+        })?;
+        let serving = async {
+            if let Some(serving) = opened.serving {
+                serving.await;
+            }
         };
+        tokio::join!(serving, pump(opened.stream, input, out));
+        Ok(())
+    }
+
+    /// A connection to one of its ports, also of its loopback where the node can enter that.
+    pub async fn open(&self, port: u16) -> Result<Opened, String> {
+        let address = SocketAddr::new(self.ip, port);
         if self.network.local().answers(address) {
             // To the pod the client is the node, as it is to a pod with a socket.
             let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
             let (network, (near, far)) = (self.network.clone(), tokio::io::duplex(PIPE));
             // Boxed: what a connection's server holds while it waits is not to be seen from here.
             let serving: BoxFuture<'static, ()> = Box::pin(async move { network.carry(address, peer, far).await });
-            tokio::join!(serving, pump(near, input, out));
-            return Ok(());
+            return Ok(Opened { stream: Box::new(near), serving: Some(serving) });
         }
+        let socket = |stream: TcpStream| {
+            let _ = stream.set_nodelay(true);
+            Opened { stream: Box::new(stream), serving: None }
+        };
         // Within the pod its loopback is reached, too.
         let inside = match self.entry.sandbox() {
             Some(sandbox) => sandbox.connect(port).await,
             None => None,
         };
         if let Some(Ok(stream)) = inside {
-            pump(stream, input, out).await;
-            return Ok(());
+            return Ok(socket(stream));
         }
         match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                let _ = stream.set_nodelay(true);
-                pump(stream, input, out).await;
-                Ok(())
-            }
-            Ok(Err(error)) => Err(failed(&format!("dial tcp {address}: {error}"))),
-            Err(_) => Err(failed(&format!("dial tcp {address}: no answer within {CONNECT_TIMEOUT:?}"))),
+            Ok(Ok(stream)) => Ok(socket(stream)),
+            Ok(Err(error)) => Err(format!("dial tcp {address}: {error}")),
+            Err(_) => Err(format!("dial tcp {address}: no answer within {CONNECT_TIMEOUT:?}")),
         }
     }
 }

@@ -8,6 +8,7 @@
 
 mod attach;
 mod channels;
+mod connect;
 mod exec;
 mod forward;
 mod opened;
@@ -31,6 +32,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_util::sync::CancellationToken;
 
 pub use attach::attach;
+pub use connect::connect;
 pub use exec::exec;
 pub use forward::forward;
 use transport::Connection;
@@ -85,10 +87,7 @@ impl Sessions {
             Err(refusal) => return refusal,
         };
         let is_spdy = accept.is_none();
-        let Some(place) = self.place() else {
-            let text = format!("this node already serves {MAX_SESSIONS} sessions of exec, attach and port-forward");
-            return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
-        };
+        let Some(place) = self.place() else { return Self::full() };
         let upgrade = hyper::upgrade::on(request);
         let shutdown = self.shutdown.clone();
         tokio::spawn(async move {
@@ -119,6 +118,12 @@ impl Sessions {
             headers.insert(STREAM_PROTOCOL, protocol);
         }
         response
+    }
+
+    fn full() -> Response {
+        let text =
+            format!("this node already serves {MAX_SESSIONS} sessions of exec, attach, port-forward and proxies");
+        (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
     }
 
     fn place(&self) -> Option<OwnedSemaphorePermit> {
