@@ -10,10 +10,14 @@ use coracle::reconcile::Cluster;
 use coracle::scheduler;
 use coracle::store::MemoryStore;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
-use kube::api::{Patch, PatchParams, PostParams};
+use k8s_openapi::api::scheduling::v1::PriorityClass;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
+
+const FITS_NOWHERE: &str = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
+                            1 Preemption is not helpful for scheduling.";
 
 /// How long to wait for what must happen.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -103,10 +107,7 @@ async fn a_pod_that_fits_nowhere_says_why_and_goes_as_soon_as_it_fits() {
     add_node(&client, "small", "1", "10").await;
     add_pod(&client, "big", "2").await;
     let list = until(&client, "the pod says why", |list| list.iter().any(|pod| scheduled(pod).is_some())).await;
-    assert_eq!(
-        list.first().and_then(scheduled),
-        Some(("False", "Unschedulable", "0/1 nodes are available: 1 Insufficient cpu."))
-    );
+    assert_eq!(list.first().and_then(scheduled), Some(("False", "Unschedulable", FITS_NOWHERE)));
     add_node(&client, "large", "4", "10").await;
     until(&client, "the pod is bound", |list| list.iter().any(|pod| node_of(pod) == "large")).await;
     let told = async {
@@ -117,9 +118,7 @@ async fn a_pod_that_fits_nowhere_says_why_and_goes_as_soon_as_it_fits() {
                 list.iter()
                     .any(|event| event.reason.as_deref() == Some(reason) && event.message.as_deref() == Some(message))
             };
-            if has("FailedScheduling", "0/1 nodes are available: 1 Insufficient cpu.")
-                && has("Scheduled", "Successfully assigned default/big to large")
-            {
+            if has("FailedScheduling", FITS_NOWHERE) && has("Scheduled", "Successfully assigned default/big to large") {
                 return;
             }
             tokio::task::yield_now().await;
@@ -142,5 +141,57 @@ async fn a_deleted_pod_makes_room_for_one_that_waits() {
     pods(&client).delete("first", &now).await.expect("it is deleted");
     until(&client, "the second is bound", |list| list.len() == 1 && list.iter().all(|pod| node_of(pod) == "only"))
         .await;
+    shutdown.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_of_lower_priority_make_room() {
+    let (client, shutdown) = cluster().await;
+    let classes: Api<PriorityClass> = Api::all(client.clone());
+    let class = json!({"metadata": {"name": "high"}, "value": 1000});
+    let class = serde_json::from_value(class).expect("a class");
+    classes.create(&PostParams::default(), &class).await.expect("it is created");
+    add_node(&client, "n1", "2", "10").await;
+    for name in ["low-1", "low-2"] {
+        add_pod(&client, name, "1").await;
+    }
+    let list = until(&client, "the node is full", |list| list.iter().all(|pod| node_of(pod) == "n1")).await;
+    assert_eq!(list.len(), 2);
+    let container = json!({"name": "c", "image": "hello:1", "resources": {"requests": {"cpu": "1"}}});
+    let pod = json!({"metadata": {"name": "urgent"}, "spec": {"priorityClassName": "high", "containers": [container]}});
+    let pod: Pod = serde_json::from_value(pod).expect("a pod");
+    pods(&client).create(&PostParams::default(), &pod).await.expect("it is created");
+    let of = |list: &[Pod], name: &str| list.iter().find(|pod| pod.metadata.name.as_deref() == Some(name)).cloned();
+    let list = until(&client, "one is told to go", |list| {
+        let gone = list.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some()).count();
+        let expected = of(list, "urgent").and_then(|pod| pod.status?.nominated_node_name);
+        gone == 1 && expected.as_deref() == Some("n1")
+    })
+    .await;
+    let victim = list.iter().find(|pod| pod.metadata.deletion_timestamp.is_some()).cloned().expect("one goes");
+    let conditions = victim.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+    let why = conditions.iter().find(|condition| condition.type_ == "DisruptionTarget").expect("it is told why");
+    assert_eq!(why.reason.as_deref(), Some("PreemptionByScheduler"));
+    assert!(node_of(&of(&list, "urgent").expect("it is there")).is_empty(), "it waits for the place");
+    // What its node does, when the pod has ended.
+    let name = victim.metadata.name.clone().expect("a name");
+    let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+    pods(&client).delete(&name, &now).await.expect("it is gone");
+    let list =
+        until(&client, "the pod has the place", |list| of(list, "urgent").is_some_and(|pod| node_of(&pod) == "n1"))
+            .await;
+    assert!(list.iter().all(|pod| pod.metadata.deletion_timestamp.is_none()), "no more had to go");
+    let told = async {
+        let events: Api<Event> = Api::namespaced(client.clone(), "default");
+        loop {
+            let list = events.list(&Default::default()).await.expect("a list").items;
+            let about = |event: &Event| event.involved_object.name.as_deref() == Some(&*name);
+            if list.iter().any(|event| event.reason.as_deref() == Some("Preempted") && about(event)) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("the event is recorded");
     shutdown.cancel();
 }

@@ -116,19 +116,25 @@ pub fn matches_node_affinity(pod: &PodInfo, node: &NodeInfo) -> bool {
 
 fn clashes(pod: &PodInfo, node: &NodeInfo) -> bool {
     let taken = |port: &HostPort| {
-        let there = node.pods.values().flat_map(|other| &other.ports);
+        let there = node.pods.values().chain(node.before(pod)).flat_map(|other| &other.ports);
         there.into_iter().any(|other| other.clashes_with(port))
     };
     pod.ports.iter().any(taken)
 }
 
-/// Resources of which the node has too little left. What a pod does not ask for cannot be short.
+/// Resources of which the node has too little left, also for those who are expected there. What a pod does not ask
+/// for cannot be short.
 fn shortages(pod: &PodInfo, node: &NodeInfo) -> Vec<Blocker> {
     let mut short = Vec::new();
-    if i64::try_from(node.pods.len()).unwrap_or(i64::MAX) >= node.max_pods {
+    let (mut used, mut pods) = (std::borrow::Cow::Borrowed(&node.requested), node.pods.len());
+    for other in node.before(pod) {
+        used.to_mut().add(&other.requests);
+        pods += 1;
+    }
+    if i64::try_from(pods).unwrap_or(i64::MAX) >= node.max_pods {
         short.push(Blocker::TooManyPods);
     }
-    let (asked, used, all) = (&pod.requests, &node.requested, &node.allocatable);
+    let (asked, used, all) = (&pod.requests, &*used, &node.allocatable);
     let mut check = |name: &str, asked: i64, used: i64, all: i64| {
         if asked > 0 && asked > all.saturating_sub(used) {
             short.push(Blocker::Insufficient(name.to_owned()));

@@ -13,12 +13,16 @@
 //! change that may help it: a node that comes or offers more, a pod that goes, a neighbour that comes.
 //! Behind that stands a slow flush, so that a missed trigger costs a minute and not a pod.
 //!
-//! What it leaves to others: pods that name another scheduler or still have scheduling gates, and
-//! making room by evicting (a pod of higher priority is tried first, but evicts nobody).
+//! A pod that fits nowhere may take the place of pods of lower priority ([`preempt`]): they are told to end, and it
+//! waits until they have.
+//!
+//! What it leaves to others: pods that name another scheduler or still have scheduling gates.
 
 pub mod bind;
 pub mod decide;
+pub mod evict;
 pub mod filter;
+pub mod preempt;
 pub mod queue;
 pub mod resources;
 pub mod score;
@@ -35,16 +39,20 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::kinds::placement::is_over;
 use crate::reconcile::{Change, Cluster, EventKind, ObjectKey, Recorder, Shared};
 use bind::{BindError, Report};
 use decide::{Decision, Refusal, decide};
+use evict::Evicted;
+use preempt::NoPlan;
 use queue::Queue;
-use snapshot::{Effect, PodInfo, Snapshot, is_over, node_name};
+use snapshot::{Effect, PodInfo, Snapshot, node_name};
 use volumes::Volumes;
 
 /// The name that pods ask for, and that events are signed with.
@@ -71,6 +79,7 @@ pub async fn run(cluster: Cluster, shutdown: CancellationToken) {
             biased;
             () = shutdown.cancelled() => break,
             Some(bound) = scheduler.bindings.join_next() => scheduler.bound(bound),
+            Some(evicted) = scheduler.evictions.join_next() => scheduler.evicted(evicted),
             change = changes.pods.next() => scheduler.pod_changed(change),
             change = changes.nodes.next() => scheduler.node_changed(change),
             change = changes.namespaces.next() => scheduler.namespace_changed(change),
@@ -84,6 +93,7 @@ pub async fn run(cluster: Cluster, shutdown: CancellationToken) {
         scheduler.schedule(Instant::now());
     }
     while scheduler.bindings.join_next().await.is_some() {}
+    while scheduler.evictions.join_next().await.is_some() {}
 }
 
 async fn sleep_until(at: Option<Instant>) {
@@ -122,6 +132,7 @@ struct Scheduler {
     pods: Shared<Pod>,
     nodes: Shared<Node>,
     namespaces: Shared<Namespace>,
+    budgets: Shared<PodDisruptionBudget>,
     volumes: Volumes,
     recorder: Recorder,
     reports: mpsc::Sender<Report>,
@@ -130,6 +141,9 @@ struct Scheduler {
     /// The pods in the queue as they were when they were put there.
     waiting: HashMap<ObjectKey, Waiting>,
     bindings: JoinSet<Bound>,
+    evictions: JoinSet<Evicted>,
+    /// Pods that were told to make room, by their uids, until they have gone.
+    leaving: HashMap<ObjectKey, String>,
     /// What has changed since the queue was last told.
     effect: Effect,
 }
@@ -140,6 +154,7 @@ impl Scheduler {
             pods: cluster.watch(),
             nodes: cluster.watch(),
             namespaces: cluster.watch(),
+            budgets: cluster.watch(),
             volumes: Volumes::new(&cluster),
             recorder: Recorder::start(cluster.client().clone(), NAME, ""),
             reports: bind::reporter(cluster.client().clone()),
@@ -147,6 +162,8 @@ impl Scheduler {
             queue: Queue::default(),
             waiting: HashMap::new(),
             bindings: JoinSet::new(),
+            evictions: JoinSet::new(),
+            leaving: HashMap::new(),
             effect: Effect::default(),
             cluster,
         }
@@ -167,6 +184,7 @@ impl Scheduler {
         self.pods.synced().await;
         self.nodes.synced().await;
         self.namespaces.synced().await;
+        self.budgets.synced().await;
         self.volumes.synced().await;
     }
 
@@ -234,6 +252,10 @@ impl Scheduler {
             let pod = self.pods.get(&key);
             let effect = self.snapshot.set_pod(&key, pod.as_ref());
             self.effect.merge(effect);
+            let uid = pod.as_ref().and_then(|pod| pod.metadata.uid.as_deref());
+            if self.leaving.get(&key).is_some_and(|leaving| Some(leaving.as_str()) != uid) {
+                self.leaving.remove(&key);
+            }
             match pod {
                 Some(pod) if wants_node(&pod) => self.wants_node(key, pod),
                 _ => self.is_settled(&key),
@@ -291,7 +313,10 @@ impl Scheduler {
             let pod = Arc::new(PodInfo::new(waiting.pod.clone()).with_volumes(needs));
             match decide(&self.snapshot, &pod) {
                 Decision::Place(node) => self.place(pod, node),
-                Decision::Refuse(refusal) => self.refuse(&pod, &refusal, now),
+                Decision::Refuse(refusal) => {
+                    let no_plan = self.make_room(&pod).err().filter(|_| refusal.nodes > 0);
+                    self.refuse(&pod, &refusal, no_plan, now);
+                }
             }
         }
     }
@@ -340,9 +365,53 @@ impl Scheduler {
         }
     }
 
-    fn refuse(&mut self, pod: &PodInfo, refusal: &Refusal, now: Instant) {
+    /// Tells pods of lower priority to go, if that lets this one in.
+    fn make_room(&mut self, pod: &Arc<PodInfo>) -> Result<(), NoPlan> {
+        let leaves = |other: &PodInfo| {
+            let told = self.leaving.get(&other.key).is_some_and(|uid| *uid == other.uid());
+            told || other.pod.metadata.deletion_timestamp.is_some()
+        };
+        let mut plan = preempt::plan(&self.snapshot, pod, &self.budgets.list(), leaves)?;
+        plan.victims.retain(|victim| !leaves(victim));
+        for victim in &plan.victims {
+            let message = format!("Preempted by pod {} on node {}", pod.uid(), plan.node);
+            self.recorder.record(&*victim.pod, EventKind::Normal, "Preempted", &message);
+            self.leaving.insert(victim.key.clone(), victim.uid().to_owned());
+        }
+        // Who was expected there and matters less has to look for another place.
+        for other in self.snapshot.expected_below(&plan.node, pod) {
+            self.snapshot.no_longer_expect(&other);
+            self.queue.activate(&other);
+            let client = self.cluster.client().clone();
+            self.evictions.spawn(async move {
+                evict::nominate(&client, &other, None).await;
+                Evicted { pod: other, left: Vec::new() }
+            });
+        }
+        self.snapshot.nominate(pod.clone(), &plan.node);
+        self.evictions.spawn(evict::evict(self.cluster.client().clone(), pod.key.clone(), plan));
+        Ok(())
+    }
+
+    fn evicted(&mut self, outcome: Result<Evicted, tokio::task::JoinError>) {
+        match outcome {
+            Ok(Evicted { pod, left }) => {
+                left.iter().for_each(|key| _ = self.leaving.remove(key));
+                if !left.is_empty() {
+                    // Others may do, or the same another time.
+                    self.queue.delay(&pod, Instant::now());
+                }
+            }
+            Err(error) => tracing::error!(%error, "making room for a pod ended without an outcome"),
+        }
+    }
+
+    fn refuse(&mut self, pod: &PodInfo, refusal: &Refusal, no_plan: Option<NoPlan>, now: Instant) {
         self.queue.refused(&pod.key, refusal, now);
-        let message = refusal.to_string();
+        let message = match no_plan {
+            Some(why) => format!("{refusal} preemption: {why}"),
+            None => refusal.to_string(),
+        };
         let Some(waiting) = self.waiting.get_mut(&pod.key) else { return };
         let recent = |(told, at): &(String, Instant)| *told == message && *at + TELL_AGAIN > now;
         if waiting.told.as_ref().is_some_and(recent) {

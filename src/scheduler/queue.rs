@@ -148,6 +148,13 @@ impl Queue {
         }
     }
 
+    /// A refused pod is tried again when its back-off is over, whatever happens.
+    pub fn delay(&mut self, key: &ObjectKey, now: Instant) {
+        if let Some(Place::Unschedulable { .. }) = self.entries.get(key).map(|entry| &entry.place) {
+            self.resume(key, now);
+        }
+    }
+
     /// The world has changed: whom that may help is tried again, when its back-off is over.
     pub fn wake(&mut self, effect: Effect, now: Instant) {
         if effect.is_nothing() {

@@ -43,6 +43,16 @@ impl Resources {
         resources
     }
 
+    /// Of the resource of this name, as a node offers it.
+    pub fn amount(&self, name: &str) -> i64 {
+        match name {
+            "cpu" => self.cpu_millis,
+            "memory" => self.memory_bytes,
+            "ephemeral-storage" => self.ephemeral_bytes,
+            other => self.others.get(other).copied().unwrap_or(0),
+        }
+    }
+
     pub fn add(&mut self, more: &Self) {
         self.combine(more, i64::saturating_add);
     }

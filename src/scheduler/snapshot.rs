@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint};
 
 use super::resources::{Resources, assumed_usage, pod_requests};
 use super::volumes::Needs;
-use crate::kinds::placement::Labels;
+use crate::kinds::placement::{Labels, is_over};
 use crate::reconcile::{ObjectKey, owner_uid};
 
 /// A port that a pod claims on the node's own address.
@@ -78,6 +78,11 @@ impl PodInfo {
         self.pod.metadata.labels.as_ref().unwrap_or(&NO_LABELS)
     }
 
+    /// As admission has written it.
+    pub fn priority(&self) -> i32 {
+        self.spec().priority.unwrap_or(0)
+    }
+
     pub fn uid(&self) -> &str {
         self.pod.metadata.uid.as_deref().unwrap_or_default()
     }
@@ -102,7 +107,7 @@ fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
 }
 
 /// A node and what is placed on it.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct NodeInfo {
     pub name: String,
     /// False for a node that pods name but that the watch has not shown, or does not show any more.
@@ -118,6 +123,10 @@ pub struct NodeInfo {
     pub pods: BTreeMap<ObjectKey, Arc<PodInfo>>,
     /// How many pods of each controller are here, by its uid.
     pub owners: HashMap<String, usize>,
+    /// How many pods of each priority are here.
+    priorities: BTreeMap<i32, usize>,
+    /// Pods for which others make room here.
+    pub expected: BTreeMap<ObjectKey, Arc<PodInfo>>,
 }
 
 impl NodeInfo {
@@ -144,6 +153,16 @@ impl NodeInfo {
             && self.max_pods == before.max_pods
     }
 
+    /// Whether anybody here matters less than `pod`.
+    pub fn has_lower(&self, pod: &PodInfo) -> bool {
+        self.priorities.first_key_value().is_some_and(|(lowest, _)| *lowest < pod.priority())
+    }
+
+    /// Those for whom room is kept from `pod`: that are expected here and matter as much.
+    pub fn before<'a>(&'a self, pod: &'a PodInfo) -> impl Iterator<Item = &'a Arc<PodInfo>> {
+        self.expected.values().filter(|other| other.key != pod.key && other.priority() >= pod.priority())
+    }
+
     fn put(&mut self, info: Arc<PodInfo>) {
         self.requested.add(&info.requests);
         self.usage.0 = self.usage.0.saturating_add(info.usage.0);
@@ -151,6 +170,7 @@ impl NodeInfo {
         if let Some(owner) = &info.owner {
             *self.owners.entry(owner.clone()).or_insert(0) += 1;
         }
+        *self.priorities.entry(info.priority()).or_insert(0) += 1;
         self.pods.insert(info.key.clone(), info);
     }
 
@@ -159,6 +179,12 @@ impl NodeInfo {
         self.requested.subtract(&info.requests);
         self.usage.0 = self.usage.0.saturating_sub(info.usage.0);
         self.usage.1 = self.usage.1.saturating_sub(info.usage.1);
+        if let Some(count) = self.priorities.get_mut(&info.priority()) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.priorities.remove(&info.priority());
+            }
+        }
         if let Some(owner) = &info.owner
             && let Some(count) = self.owners.get_mut(owner)
         {
@@ -184,7 +210,7 @@ fn readiness_taint(node: &Node, taints: &[Taint]) -> Option<Taint> {
     (!present).then(|| Taint { key: key.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() })
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Placed {
     node: String,
     uid: String,
@@ -215,12 +241,14 @@ impl Effect {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Snapshot {
     nodes: BTreeMap<String, NodeInfo>,
     placed: HashMap<ObjectKey, Placed>,
     /// Placed pods that refuse neighbours; kept apart because every decision must ask them.
     unsociable: BTreeSet<ObjectKey>,
+    /// Waiting pods, each with the node on which others make room for it.
+    nominated: HashMap<ObjectKey, String>,
     namespaces: BTreeMap<String, Labels>,
 }
 
@@ -270,6 +298,8 @@ impl Snapshot {
         fresh.usage = info.usage;
         fresh.pods = std::mem::take(&mut info.pods);
         fresh.owners = std::mem::take(&mut info.owners);
+        fresh.priorities = std::mem::take(&mut info.priorities);
+        fresh.expected = std::mem::take(&mut info.expected);
         *info = fresh;
         self.drop_if_unused(name);
         Effect { node: changed && node.is_some(), ..Effect::default() }
@@ -282,13 +312,59 @@ impl Snapshot {
         match (pod, node) {
             (Some(pod), Some(node)) => self.place(Arc::new(PodInfo::new(pod.clone())), node, false),
             (Some(pod), None) if !is_over(pod) && self.assumes(key, pod.metadata.uid.as_deref()) => Effect::default(),
-            _ => self.remove(key),
+            (Some(pod), None) if !is_over(pod) => {
+                let effect = self.remove(key);
+                let told = pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref());
+                if let Some(node) = told.filter(|node| !node.is_empty()) {
+                    self.nominate(Arc::new(PodInfo::new(pod.clone())), node);
+                }
+                effect
+            }
+            _ => {
+                let expected = self.no_longer_expect(key);
+                let mut effect = self.remove(key);
+                effect.freed |= expected;
+                effect
+            }
         }
+    }
+
+    /// Keeps room for a waiting pod on a node, until it is placed or gone.
+    pub fn nominate(&mut self, info: Arc<PodInfo>, node: &str) {
+        self.no_longer_expect(&info.key);
+        let Some(entry) = self.nodes.get_mut(node) else { return };
+        self.nominated.insert(info.key.clone(), node.to_owned());
+        entry.expected.insert(info.key.clone(), info);
+    }
+
+    /// Where room is kept for a pod.
+    pub fn nomination(&self, key: &ObjectKey) -> Option<&str> {
+        self.nominated.get(key).map(String::as_str)
+    }
+
+    /// The waiting pods that are expected on a node and matter less than `pod`.
+    pub fn expected_below(&self, node: &str, pod: &PodInfo) -> Vec<ObjectKey> {
+        let expected = self.nodes.get(node).into_iter().flat_map(|node| node.expected.values());
+        expected.filter(|other| other.priority() < pod.priority()).map(|other| other.key.clone()).collect()
+    }
+
+    /// Whether room was kept for it.
+    pub fn no_longer_expect(&mut self, key: &ObjectKey) -> bool {
+        let Some(node) = self.nominated.remove(key) else { return false };
+        if let Some(node) = self.nodes.get_mut(&node) {
+            node.expected.remove(key);
+        }
+        true
     }
 
     /// Counts a pod on a node before the API server knows of it.
     pub fn assume(&mut self, info: Arc<PodInfo>, node: &str) {
         self.place(info, node, true);
+    }
+
+    /// Thinks a placed pod away.
+    pub fn take_out(&mut self, key: &ObjectKey) {
+        self.remove(key);
     }
 
     /// Takes an assumption back; the watch's word on the pod is untouched.
@@ -326,6 +402,7 @@ impl Snapshot {
             Some((old.requests == info.requests && placed.node == node, old.labels() == info.labels()))
         });
         self.remove(&info.key);
+        self.no_longer_expect(&info.key);
         let key = info.key.clone();
         if has_anti_affinity(info.spec()) {
             self.unsociable.insert(key.clone());
@@ -365,12 +442,6 @@ impl Snapshot {
 /// The node that a pod is bound to.
 pub fn node_name(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
-}
-
-/// A pod that has ended holds nothing any more.
-pub fn is_over(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 fn has_anti_affinity(spec: &PodSpec) -> bool {

@@ -1,10 +1,12 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::decide::{Decision, decide};
+use super::preempt;
 use super::snapshot::{Effect, PodInfo, Snapshot};
 use super::wants_node;
 use crate::reconcile::ObjectKey;
@@ -318,4 +320,154 @@ proptest! {
             check_sums(&snapshot)?;
         }
     }
+}
+
+/// A pod that asks for so much CPU, with a priority and the second at which it began.
+fn ranked(cpu: &str, priority: i32) -> Value {
+    let mut spec = asking(cpu, "1Mi");
+    spec["priority"] = priority.into();
+    spec
+}
+
+fn put_since(snapshot: &mut Snapshot, name: &str, node: &str, mut spec: Value, second: i64) {
+    spec["nodeName"] = node.into();
+    let mut pod = (*pod(name, spec)).clone();
+    let since = jiff::Timestamp::from_second(second).expect("a time");
+    pod.status.get_or_insert_default().start_time = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(since));
+    snapshot.set_pod(&ObjectKey::of(&pod), Some(&Arc::new(pod)));
+}
+
+/// Node and victims, or why nobody makes room.
+fn room(
+    snapshot: &Snapshot,
+    spec: Value,
+    budgets: &[Arc<PodDisruptionBudget>],
+) -> Result<(String, Vec<String>), String> {
+    let pod = PodInfo::new(pod("new", spec));
+    let plan = preempt::plan(snapshot, &pod, budgets, |other| other.pod.metadata.deletion_timestamp.is_some());
+    let plan = plan.map_err(|why| why.to_string())?;
+    Ok((plan.node, plan.victims.iter().map(|victim| victim.key.name.to_string()).collect()))
+}
+
+fn chosen(node: &str, victims: &[&str]) -> Result<(String, Vec<String>), String> {
+    Ok((node.to_owned(), victims.iter().map(|name| (*name).to_owned()).collect()))
+}
+
+#[test]
+fn the_least_important_make_room_and_no_more_of_them_than_must() {
+    let mut full = snapshot(&[node("n1", json!({}), json!({}))]);
+    for (name, cpu, priority, since) in
+        [("low", "1", 1, 1), ("old", "1", 5, 1), ("young", "1", 5, 9), ("high", "1", 50, 1)]
+    {
+        put_since(&mut full, name, "n1", ranked(cpu, priority), since);
+    }
+    assert_eq!(room(&full, ranked("1", 10), &[]), chosen("n1", &["low"]));
+    assert_eq!(room(&full, ranked("2", 10), &[]), chosen("n1", &["young", "low"]));
+    assert_eq!(room(&full, ranked("3", 10), &[]), chosen("n1", &["old", "young", "low"]));
+    let refused = |spec: Value| room(&full, spec, &[]).expect_err("nobody makes room");
+    assert_eq!(refused(ranked("4", 10)), "0/1 nodes are available: 1 Insufficient cpu.");
+    let not_helpful = "0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
+    assert_eq!(refused(ranked("5", 10)), not_helpful);
+    let mut elsewhere = ranked("1", 10);
+    elsewhere["nodeSelector"] = json!({"disk": "ssd"});
+    assert_eq!(refused(elsewhere), not_helpful);
+    let none = "0/1 nodes are available: 1 No preemption victims found for incoming pod.";
+    assert_eq!(refused(ranked("1", 1)), none, "equals are let be");
+    let mut never = ranked("1", 10);
+    never["preemptionPolicy"] = "Never".into();
+    assert_eq!(refused(never), "not eligible due to preemptionPolicy=Never.");
+}
+
+#[test]
+fn the_node_is_taken_on_which_the_least_is_lost() {
+    let nodes = ["n1", "n2", "n3"].map(|name| node(name, json!({}), json!({})));
+    let with = |pods: &[(&str, &str, &str, i32, i64)]| {
+        let mut snapshot = snapshot(&nodes);
+        for (name, node, cpu, priority, since) in pods {
+            put_since(&mut snapshot, name, node, ranked(cpu, *priority), *since);
+        }
+        snapshot
+    };
+    // A lower highest victim, then a smaller sum, then fewer, then those that began later.
+    let highest = with(&[("a-1", "n1", "4", 5, 1), ("b-1", "n2", "4", 4, 1), ("c-1", "n3", "4", 6, 1)]);
+    assert_eq!(room(&highest, ranked("1", 10), &[]), chosen("n2", &["b-1"]));
+    let sum = with(&[
+        ("a-1", "n1", "2", 5, 1),
+        ("a-2", "n1", "2", 5, 1),
+        ("b-1", "n2", "2", 5, 1),
+        ("b-2", "n2", "2", 4, 1),
+        ("c-1", "n3", "4", 9, 1),
+    ]);
+    assert_eq!(room(&sum, ranked("4", 10), &[]), chosen("n2", &["b-1", "b-2"]));
+    let fewer =
+        with(&[("a-1", "n1", "2", 5, 1), ("a-2", "n1", "2", 5, 1), ("b-1", "n2", "4", 5, 1), ("c-1", "n3", "4", 9, 1)]);
+    assert_eq!(room(&fewer, ranked("4", 10), &[]), chosen("n2", &["b-1"]));
+    let later = with(&[("a-1", "n1", "4", 5, 1), ("b-1", "n2", "4", 5, 2), ("c-1", "n3", "4", 5, 1)]);
+    assert_eq!(room(&later, ranked("4", 10), &[]), chosen("n2", &["b-1"]));
+}
+
+#[test]
+fn whom_a_budget_protects_is_spared_where_others_can_go() {
+    let budget = json!({"metadata": {"name": "b", "namespace": "shop"}, "spec": {"selector": {"matchLabels": {"app": "kept"}}},
+        "status": {"disruptionsAllowed": 1, "currentHealthy": 2, "desiredHealthy": 1, "expectedPods": 2}});
+    let budget: PodDisruptionBudget = serde_json::from_value(budget).expect("a budget");
+    let budgets = [Arc::new(budget)];
+    let mut full = snapshot(&[node("n1", json!({}), json!({}))]);
+    for (name, priority) in [("kept-1", 1), ("kept-2", 1), ("other-1", 9), ("other-2", 9)] {
+        put_since(&mut full, name, "n1", ranked("1", priority), 1);
+    }
+    // One of the two may go for nothing; the second would break the budget, so a more important one goes before it.
+    assert_eq!(room(&full, ranked("1", 10), &budgets), chosen("n1", &["kept-1"]));
+    assert_eq!(room(&full, ranked("2", 10), &budgets), chosen("n1", &["other-2", "kept-1"]));
+    assert_eq!(room(&full, ranked("4", 10), &budgets), chosen("n1", &["other-1", "other-2", "kept-1", "kept-2"]));
+    // Two nodes: the one where no budget is broken, though more important pods go.
+    let mut two = snapshot(&[node("n1", json!({}), json!({})), node("n2", json!({}), json!({}))]);
+    for (name, node, priority) in [("kept-1", "n1", 1), ("kept-2", "n1", 1), ("other-1", "n2", 9), ("other-2", "n2", 9)]
+    {
+        put_since(&mut two, name, node, ranked("2", priority), 1);
+    }
+    assert_eq!(room(&two, ranked("4", 10), &budgets), chosen("n2", &["other-1", "other-2"]));
+}
+
+#[test]
+fn company_that_keeps_a_pod_away_can_make_room_too() {
+    let anti = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"labelSelector": {"matchLabels": {"app": "loud"}}, "topologyKey": "host"}]}});
+    let mut one = snapshot(&[node("n1", json!({"host": "n1"}), json!({}))]);
+    put_since(&mut one, "loud-1", "n1", ranked("1", 1), 1);
+    put_since(&mut one, "calm-1", "n1", ranked("1", 1), 1);
+    let mut spec = ranked("1", 10);
+    spec["affinity"] = anti;
+    assert_eq!(room(&one, spec, &[]), chosen("n1", &["loud-1"]));
+}
+
+#[test]
+fn room_is_kept_for_whom_it_was_made() {
+    let mut one = snapshot(&[node("n1", json!({}), json!({}))]);
+    let important = pod("important", ranked("3", 10));
+    one.nominate(Arc::new(PodInfo::new(important.clone())), "n1");
+    let told = place(&one, &pod("p", ranked("2", 9))).expect_err("the room is kept");
+    assert_eq!(told, "0/1 nodes are available: 1 Insufficient cpu.");
+    assert_eq!(place(&one, &pod("p", ranked("1", 9))), Ok("n1".to_owned()), "beside it there is room");
+    assert_eq!(place(&one, &pod("p", ranked("2", 11))), Ok("n1".to_owned()), "who matters more does not wait");
+    assert_eq!(place(&one, &important), Ok("n1".to_owned()), "it is its own room");
+    // Others that go on the node it waits for are waited for, too.
+    let mut leaving = (*pod("low-1", ranked("4", 1))).clone();
+    leaving.spec.get_or_insert_default().node_name = Some("n1".to_owned());
+    leaving.metadata.deletion_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
+    one.set_pod(&ObjectKey::of(&leaving), Some(&Arc::new(leaving)));
+    let info = PodInfo::new(important.clone());
+    let waits = preempt::plan(&one, &info, &[], |other| other.pod.metadata.deletion_timestamp.is_some());
+    assert_eq!(
+        waits.expect_err("it waits").to_string(),
+        "not eligible due to a terminating pod on the nominated node."
+    );
+    // What the watch tells counts after a restart, and ends with the pod.
+    let mut told = (*important).clone();
+    told.status.get_or_insert_default().nominated_node_name = Some("n1".to_owned());
+    let mut fresh = snapshot(&[node("n1", json!({}), json!({}))]);
+    fresh.set_pod(&info.key, Some(&Arc::new(told)));
+    assert_eq!(fresh.nomination(&info.key), Some("n1"));
+    assert!(fresh.set_pod(&info.key, None).freed && fresh.nomination(&info.key).is_none());
 }
