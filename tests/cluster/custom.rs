@@ -131,7 +131,6 @@ fn ferry(version: &str, spec: Value, namespace: &str) -> String {
 }
 
 #[test]
-#[ignore = "not proven yet: it failed when it was first run, twice by the test's own fault"]
 fn a_webhook_converts_between_versions_and_may_be_away() {
     with_each(&[], |k| {
         let hook = Hook::start(convert);

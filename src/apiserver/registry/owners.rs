@@ -40,7 +40,9 @@ impl Owner<'static> {
 }
 
 impl Registry {
-    /// Writes the owners into `new`, which has just been typed and defaulted; `old` is `None` on create.
+    /// Writes the owners into `new`, which has just been typed and defaulted; `old` is `None` on create. While the
+    /// webhook is away that would say what a change means in the version of another manager, the owners stay as they
+    /// were: upstream forgets them all then.
     pub async fn track(
         &self,
         kind: &dyn Kind,
@@ -62,7 +64,21 @@ impl Registry {
         loop {
             let mut tracked = new.clone();
             let done = track_across(&model, old, &mut tracked, &writer, &versions);
-            if done.is_ok() || !versions.find_out(self, kind).await? {
+            let more = match done {
+                Ok(()) => false,
+                Err(_) => match versions.find_out(self, kind).await {
+                    Ok(more) => more,
+                    Err(error) => {
+                        tracing::warn!(kind = kind.info().kind, %error, "who owns the fields of an object is not known anew");
+                        let known = old["metadata"]["managedFields"].clone();
+                        if known.is_array() {
+                            kmeta::metadata_mut(new).insert("managedFields".to_owned(), known);
+                        }
+                        return Ok(());
+                    }
+                },
+            };
+            if !more {
                 *new = tracked;
                 return Ok(());
             }
