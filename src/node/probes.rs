@@ -175,10 +175,34 @@ pub struct Target {
 pub async fn ask(probe: &core::Probe, target: &Target) -> Answer {
     let timeout = ProbePlan::of(probe).timeout;
     let late = "context deadline exceeded (no answer within the probe's timeout)";
-    match tokio::time::timeout(timeout, question(probe, target)).await {
+    let mut promptly = None;
+    let asked = async {
+        let mut question = question(probe, target);
+        let mut prompt = std::pin::pin!(answers_promptly(probe, target, timeout / 4));
+        loop {
+            tokio::select! {
+                answer = &mut question => return answer,
+                is = &mut prompt, if promptly.is_none() => promptly = Some(is),
+            }
+        }
+    };
+    let answered = tokio::time::timeout(timeout, asked).await;
+    match answered {
         Ok(answer) => answer,
+        Err(_) if promptly != Some(true) => Answer::Unknown(late.into()),
         Err(_) if probe.exec.is_some() => not_run(target, late.into()).await,
         Err(_) => Answer::Failure(late.into()),
+    }
+}
+
+/// Whether who would run a command was there when it was asked for. One that stood still then, and has come back
+/// before the command's time was over, has not run it for long enough to blame the container.
+async fn answers_promptly(probe: &core::Probe, target: &Target, soon: Duration) -> bool {
+    match &target.running {
+        Some((container, _)) if probe.exec.is_some() => {
+            tokio::time::timeout(soon, container.answers()).await.unwrap_or(false)
+        }
+        _ => true,
     }
 }
 
