@@ -23,8 +23,8 @@ mod volumes;
 /// The image of all these pods.
 const BUSYBOX: &str = "bb:1";
 /// The programs of busybox that tests use.
-const PROGRAMS: &str = "cat dd echo env false hostname httpd id kill ls mkdir mount nc nslookup rm sh sleep stat sync tar touch \
-                        true tr wget";
+const PROGRAMS: &str = "cat dd echo env false hostname httpd id kill ls mkdir mount nc nslookup rm sh sleep stat sync tar timeout \
+                        touch true tr wget";
 /// Of private ranges, so that engines side by side do not meet.
 static NEXT: AtomicU8 = AtomicU8::new(0);
 

@@ -339,7 +339,7 @@ impl Drop for Running {
 }
 
 /// `kubectl port-forward WHAT :PORT`, and where it listens.
-fn forward(cluster: &Cluster, kubectl: &Path, what: &str, port: u16) -> (Running, SocketAddr) {
+pub fn forward(cluster: &Cluster, kubectl: &Path, what: &str, port: u16) -> (Running, SocketAddr) {
     let mut command = Command::new(kubectl);
     command.arg("--kubeconfig").arg(cluster.kubeconfig()).args(["port-forward", what, &format!(":{port}")]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("kubectl starts");

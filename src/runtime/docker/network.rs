@@ -50,6 +50,10 @@ pub async fn ensure(engine: &Engine, name: &str, subnet: Option<Ipv4Net>) -> Res
             "the engine cannot make a network of {subnet}: {why}; another cluster on this machine may have these \
              addresses: start one of them with another --pod-cidr and --service-cidr"
         ))),
+        Err(Failure::Refused(why)) if why.contains("same bridge name") => Err(Failure::Refused(format!(
+            "{why}; the engine does not know that network any more, but keeps its bridge, as it does when its disk was \
+             full while it made it: restart the engine"
+        ))),
         Err(failure) => Err(failure),
     }
 }

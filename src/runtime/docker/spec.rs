@@ -70,6 +70,7 @@ pub fn infra(naming: &Naming<'_>, pod: &SandboxSpec, files: &Path) -> ContainerC
             ports.entry(format!("{}/{}", port.container_port, port.protocol)).or_insert_with(|| Some(Vec::new()));
         list.get_or_insert_default().push(binding);
     }
+    let exposed: Vec<String> = ports.keys().cloned().collect();
     let endpoint = EndpointSettings {
         ipam_config: Some(EndpointIpamConfig { ipv4_address: Some(pod.ip.to_string()), ..Default::default() }),
         ..Default::default()
@@ -92,7 +93,8 @@ pub fn infra(naming: &Naming<'_>, pod: &SandboxSpec, files: &Path) -> ContainerC
         // A pod of the machine's network has the machine's name.
         hostname: own_network.then(|| pod.hostname.clone()),
         entrypoint: Some(vec!["/pause".to_owned()]),
-        exposed_ports: None,
+        // Without them the engine publishes nothing.
+        exposed_ports: (!exposed.is_empty()).then_some(exposed),
         labels: Some(labels(naming, pod, INFRA, 0)),
         host_config: Some(host),
         networking_config: own_network.then(|| NetworkingConfig {

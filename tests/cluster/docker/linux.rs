@@ -1,20 +1,17 @@
 //! What pods ask of Linux, on a real engine; and what the engine keeps.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
-
 use serde_json::json;
 
 use super::{BUSYBOX, Engine, WAITS, pod, ready, said};
 use crate::harness::{PATIENCE, eventually, free_address, http, kubectls};
 use crate::registry::Registry;
+use crate::streams::forward;
 
 /// The bits of CAP_CHOWN and CAP_NET_ADMIN.
 const CHOWN: u64 = 1;
 const NET_ADMIN: u64 = 1 << 12;
 
 #[test]
-#[ignore = "not proven yet: it failed when it was first run, and why is not known"]
 fn capabilities_sysctls_and_ports_of_the_machine_are_what_the_pod_asks_for() {
     let Some(engine) = Engine::start() else { return };
     let cluster = engine.cluster();
@@ -46,7 +43,6 @@ fn capabilities_sysctls_and_ports_of_the_machine_are_what_the_pod_asks_for() {
 }
 
 #[test]
-#[ignore = "not proven yet: it failed when it was first run, and why is not known"]
 fn a_forwarded_port_reaches_a_server_on_the_pods_loopback() {
     let Some(engine) = Engine::start() else { return };
     let cluster = engine.cluster();
@@ -56,16 +52,8 @@ fn a_forwarded_port_reaches_a_server_on_the_pods_loopback() {
     let ip = inward["status"]["podIP"].as_str().expect("an address").to_owned();
     assert!(http(format!("{ip}:8080").parse().expect("an address"), "inward", "/page").is_err(), "nobody is there");
     for kubectl in kubectls() {
-        let mut command = Command::new(kubectl);
-        command.arg("--kubeconfig").arg(cluster.kubeconfig()).args(["port-forward", "pod/inward", ":8080"]);
-        let mut forwarding = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("kubectl starts");
-        let mut line = String::new();
-        BufReader::new(forwarding.stdout.take().expect("its output")).read_line(&mut line).expect("a line");
-        let address = line.split(' ').nth(2).and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("{line:?}"));
-        let answer = http(address, "inward", "/page");
-        let _ = forwarding.kill();
-        let _ = forwarding.wait();
-        assert_eq!(answer.expect("an answer").body, "within\n");
+        let (_forwarding, address) = forward(&cluster, &kubectl, "pod/inward", 8080);
+        assert_eq!(http(address, "inward", "/page").expect("an answer").body, "within\n");
     }
 }
 

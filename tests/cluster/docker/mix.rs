@@ -77,7 +77,6 @@ fn kinds(cluster: &Cluster) -> BTreeMap<String, usize> {
 }
 
 #[test]
-#[ignore = "not proven yet: it failed when it was first run, and why is not known"]
 fn a_service_is_answered_by_modules_and_containers_in_the_share_that_is_asked_for() {
     let Some(engine) = Engine::start() else { return };
     engine.import("web:1", &["--change", r#"ENTRYPOINT ["/bin/httpd", "-f", "-p", "8080", "-h", "/www"]"#], |root| {

@@ -76,7 +76,6 @@ fn said_after(cluster: &Cluster, words: &[&str]) {
 }
 
 #[test]
-#[ignore = "not proven yet: it failed when it was first run, and why is not known"]
 fn who_writes_more_than_he_may_is_let_go() {
     let Some(engine) = Engine::start() else { return };
     let cluster = engine.cluster();
@@ -122,7 +121,6 @@ fn run(program: &str, args: &[&str]) {
 }
 
 #[test]
-#[ignore = "not proven yet: it failed when it was first run, and why is not known"]
 fn later_mounts_are_seen_through_volumes_that_let_them() {
     let Some(engine) = Engine::start() else { return };
     let cluster = engine.cluster();
@@ -138,7 +136,7 @@ fn later_mounts_are_seen_through_volumes_that_let_them() {
     cluster.apply(&looks("blind", &open, "None", json!({})));
     cluster.apply(&looks("shows", &open, "Bidirectional", json!({ "securityContext": { "privileged": true } })));
     cluster.apply(&looks("refused", &closed, "HostToContainer", json!({})));
-    for name in ["sees", "blind", "shows"] {
+    for name in ["sees", "blind"] {
         ready(&cluster, name);
     }
     std::fs::create_dir(open.join("later")).expect("a directory");
@@ -146,14 +144,31 @@ fn later_mounts_are_seen_through_volumes_that_let_them() {
     std::fs::write(open.join("later/file"), "seen").expect("written");
     assert_eq!(said(&cluster, "sees", &["/bin/cat", "/host/later/file"]), "seen");
     assert!(!exec(&cluster, "blind", &["/bin/cat", "/host/later/file"]).status.success());
-    let mounts = "mkdir /host/own && mount -t tmpfs tmpfs /host/own && echo -n shown > /host/own/file";
-    said(&cluster, "shows", &["/bin/sh", "-c", mounts]);
-    assert_eq!(std::fs::read_to_string(open.join("own/file")).expect("the container's mount"), "shown");
-    assert_eq!(said(&cluster, "sees", &["/bin/cat", "/host/own/file"]), "shown");
+    if has_all_capabilities() {
+        ready(&cluster, "shows");
+        let mounts = "mkdir /host/own && mount -t tmpfs tmpfs /host/own && echo -n shown > /host/own/file";
+        said(&cluster, "shows", &["/bin/sh", "-c", mounts]);
+        assert_eq!(std::fs::read_to_string(open.join("own/file")).expect("the container's mount"), "shown");
+        assert_eq!(said(&cluster, "sees", &["/bin/cat", "/host/own/file"]), "shown");
+    } else {
+        // A machine that keeps capabilities back runs no privileged container, by whomever it is asked to.
+        let why = state(&cluster, "shows", |state| state["lastState"]["terminated"]["reason"] == "StartError");
+        let words = why["lastState"]["terminated"]["message"].as_str().unwrap_or_default().to_owned();
+        assert!(words.contains("unable to apply caps: operation not permitted"), "{words}");
+    }
     let waiting = state(&cluster, "refused", |state| state["state"]["waiting"]["reason"] == "CreateContainerError");
     let words = waiting["state"]["waiting"]["message"].as_str().unwrap_or_default().to_owned();
     assert!(words.contains("is mounted on") && words.contains("but it is not a shared or slave mount"), "{words}");
     assert!(events(&cluster, "refused").contains("is not a shared or slave mount"));
+}
+
+/// Whether this process may have, and so give, every capability that the kernel knows.
+fn has_all_capabilities() -> bool {
+    let read = |path: &str| std::fs::read_to_string(path).expect("a file of the kernel");
+    let last: u32 = read("/proc/sys/kernel/cap_last_cap").trim().parse().expect("a number");
+    let status = read("/proc/self/status");
+    let bound = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).expect("a bound").trim();
+    u64::from_str_radix(bound, 16).expect("a number") == u64::MAX >> (63 - last)
 }
 
 #[test]

@@ -97,6 +97,7 @@ fn the_infrastructure_container_has_the_pods_address_name_and_ports() {
     assert_eq!(endpoint["IPAMConfig"]["IPv4Address"], "100.96.32.2");
     assert_eq!(host["NetworkMode"], "coracle-me");
     assert_eq!(host["PortBindings"], json!({ "80/tcp": [{ "HostPort": "8080" }] }));
+    assert!(own["ExposedPorts"].get("80/tcp").is_some(), "{own}");
     assert_eq!(host["IpcMode"], "shareable");
     let mounts: Vec<&str> =
         host["Mounts"].as_array().expect("mounts").iter().filter_map(|m| m["Target"].as_str()).collect();
