@@ -1,5 +1,5 @@
-//! How a machine becomes a node: it shows the join token, or a bootstrap token for joining nodes, and gets a certificate and a range of pod
-//! addresses.
+//! How a machine becomes a node: it shows the join token, or a bootstrap token for joining nodes, and gets a
+//! certificate and a range of pod addresses.
 //!
 //! ```text
 //! GET  /coracle/v1/ca      the authority's certificate, for anybody: the token pins its fingerprint

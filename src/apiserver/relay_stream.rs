@@ -1,8 +1,8 @@
 //! Streams that a pod's node serves (`exec` and its like), passed through as they are.
 //!
-//! The client's connection (a WebSocket, or SPDY/3.1) is the node's: its handshake is sent on over mutual TLS, and once the node has
-//! agreed, bytes are copied both ways. Nothing in between is understood here, so the node alone decides
-//! what is spoken, how long silence may last and whether the client is still there.
+//! The client's connection (a WebSocket, or SPDY/3.1) is the node's: its handshake is sent on over mutual TLS, and
+//! once the node has agreed, bytes are copied both ways. Nothing in between is understood here, so the node alone
+//! decides what is spoken, how long silence may last and whether the client is still there.
 
 use axum::body::Body;
 use axum::response::Response;

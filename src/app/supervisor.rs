@@ -1,9 +1,9 @@
 //! Keeps child processes running.
 //!
-//! A child that ends is started again: at once the first time, then with a growing pause while it keeps
-//! dying young. Behind a child whose start takes a while another can stand by ([`Program::standby`]), as ready
-//! as it can be without doing the work: it is called in the moment that the first one ends. Children sit in process groups of their own, so that a Ctrl-C at the terminal reaches
-//! only the supervisor, which then stops them in order.
+//! A child that ends is started again: at once the first time, then with a growing pause while it keeps dying young.
+//! Behind a child whose start takes a while another can stand by ([`Program::standby`]), as ready as it can be
+//! without doing the work: it is called in the moment that the first one ends. Children sit in process groups of
+//! their own, so that a Ctrl-C at the terminal reaches only the supervisor, which then stops them in order.
 
 use std::convert::Infallible;
 use std::fs::File;

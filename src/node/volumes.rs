@@ -1,9 +1,9 @@
 //! A pod's volumes as directories of this machine, and a container's mounts of them.
 //!
-//! A Wasm container can be given directories only (they become preopens). A mount of a single file
-//! (`subPath` of a ConfigMap's key, a `hostPath` file) is therefore given as a directory at the file's
-//! parent that holds that file and its like; a runtime that mounts files is given the file. ConfigMaps, Secrets, fields and tokens are kept up to date
-//! while the pod runs, except in such single files, as upstream.
+//! A Wasm container can be given directories only (they become preopens). A mount of a single file (`subPath` of a
+//! ConfigMap's key, a `hostPath` file) is therefore given as a directory at the file's parent that holds that file
+//! and its like; a runtime that mounts files is given the file. ConfigMaps, Secrets, fields and tokens are kept up to
+//! date while the pod runs, except in such single files, as upstream.
 //!
 //! The tokens that every pod is given and few read are fetched when a guest first looks: [`deferred`].
 //!

@@ -392,7 +392,8 @@ impl Worker {
         let mut registrations: Vec<Registration> =
             declared.iter().map(|port| local.register(ip, Some(*port), gate.clone())).collect();
         if alone && ip != self.context.config.address {
-            // Not on the node's own address, where others answer too. Whatever a Service targets at the pod is meant for its first HTTP container.
+            // Not on the node's own address, where others answer too. Whatever a Service targets at the pod is meant
+            // for its first HTTP container.
             registrations.push(local.register(ip, None, gate));
         }
         self.slots[index].registrations = registrations;

@@ -1,8 +1,8 @@
 //! What is to be looked at: each key once, one run of a key at a time, later where asked.
 //!
-//! A key that is added while it runs, runs once more afterwards. A key that fails comes back after a
-//! delay that doubles. What it does is counted ([`super::figures`]). The queue is bounded by the number of different keys, which are objects that the
-//! process holds in its stores anyway.
+//! A key that is added while it runs, runs once more afterwards. A key that fails comes back after a delay that
+//! doubles. What it does is counted ([`super::figures`]). The queue is bounded by the number of different keys, which
+//! are objects that the process holds in its stores anyway.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;

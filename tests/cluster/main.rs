@@ -29,6 +29,7 @@ mod metrics;
 mod neighbours;
 mod oracle;
 mod policies;
+mod priorities;
 mod proxies;
 mod rbac;
 mod registry;

@@ -58,8 +58,8 @@ impl Audit {
         self.log.flush().await;
     }
 
-    /// What has been asked (`custom` are the kinds that definitions add), if the policy wants something told of it; the request is given back, with
-    /// its body read if that is to be told.
+    /// What has been asked (`custom` are the kinds that definitions add), if the policy wants something told of it;
+    /// the request is given back, with its body read if that is to be told.
     pub async fn begin(
         &self,
         custom: &Table,

@@ -1,9 +1,9 @@
 //! Who is asking, and may they?
 //!
-//! Identity comes from a verified client certificate (`CN` is the name, each `O` a group), or from a
-//! bearer token ([`tokens`], [`accounts`], [`bootstrap_tokens`]); the listener ([`super::serve`]) puts it into the request as a [`User`]
-//! extension, which no header can forge. Callers inside the process get theirs from the layer that
-//! their client was built with.
+//! Identity comes from a verified client certificate (`CN` is the name, each `O` a group), or from a bearer token
+//! ([`tokens`], [`accounts`], [`bootstrap_tokens`]); the listener ([`super::serve`]) puts it into the request as a
+//! [`User`] extension, which no header can forge. Callers inside the process get theirs from the layer that their
+//! client was built with.
 
 pub mod accounts;
 pub mod authorize;

@@ -1,9 +1,9 @@
 //! `kubectl port-forward`: connections of a client's machine, carried to a port of a pod.
 //!
-//! Two ways of speaking. kubectl has SPDY, inside a WebSocket or (older ones) on the connection itself, with
-//! as many connections as it likes, each a pair of streams: one for bytes, one for what went wrong. Others have a pair of channels a port, one
-//! connection each. Either way a connection ends in the pod's HTTP handler, called in memory, or at its
-//! socket, of its loopback where the node can enter that.
+//! Two ways of speaking. kubectl has SPDY, inside a WebSocket or (older ones) on the connection itself, with as many
+//! connections as it likes, each a pair of streams: one for bytes, one for what went wrong. Others have a pair of
+//! channels a port, one connection each. Either way a connection ends in the pod's HTTP handler, called in memory, or
+//! at its socket, of its loopback where the node can enter that.
 //!
 //! Both protocols put all connections on one transport without windows, so a pod that does not read holds
 //! back the input of the others, though never any output.
